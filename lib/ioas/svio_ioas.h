@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * svio ioas: I/O address spaces: which memory devices reach, and at which IOVA.
+ *
+ * An ioas spans all devices attached to it: a mapping is made on every one of them or on none. By default IOVA = VA, where the
+ * IOMMU's aperture and reserved ranges allow it; otherwise IOVAs come from an allocator over the valid ranges, congruent to the
+ * virtual address modulo 2 MiB and 1 GiB where the size makes superpages possible.
+ *
+ *	svio_ioas_create() → svio_ioas_attach(device)… → [memory of room mem appears by itself] →
+ *	svio_ioas_iova(ptr) in descriptors → svio_ioas_detach() → svio_ioas_destroy()
+ *
+ * Threads: translation is lock-free from any thread, at any time. Everything else takes the ioas's lock.
+ *
+ * Limits are known before they are met: RLIMIT_MEMLOCK and the kernel's dma_entry_limit are checked and the error names the
+ * limit needed. Overlap is -EEXIST, partial unmap -EINVAL. A failed map leaves no device with half of it.
+ *
+ * Sources: <linux/vfio.h> (VFIO_IOMMU_*, type1 v2), Linux drivers/vfio/vfio_iommu_type1.c.
+ */
+#ifndef SVIO_IOAS_H
+#define SVIO_IOAS_H
+
+#include "svio_mem.h"
+#include "svio_mmio.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SVIO_IOVA_BAD UINT64_MAX
+
+enum svio_ioas_flags {
+	SVIO_IOAS_NO_AUTO = 1u << 0,  /* do not map the memory of room mem by itself */
+	SVIO_IOAS_NO_IDENTITY = 1u << 1, /* always allocate IOVAs */
+};
+
+struct svio_ioas_opts {
+	size_t size; /* sizeof(struct svio_ioas_opts) of the caller */
+	uint32_t flags;
+};
+
+struct svio_ioas;
+
+int svio_ioas_create(const struct svio_ioas_opts *opts, struct svio_ioas **ioasp);
+/* -EBUSY while devices are attached. NULL is fine. */
+int svio_ioas_destroy(struct svio_ioas *ioas);
+
+/*
+ * Attach: everything mapped becomes reachable by the device, or the call fails and nothing is. IOVAs already given out stay valid:
+ * if the device's IOMMU cannot map one of them, -ENOSPC names it. Attach before mapping BARs or enabling interrupts.
+ */
+int svio_ioas_attach(struct svio_ioas *ioas, struct svio_device *dev);
+/* The device's DMA must have stopped (bus mastering off or reset). */
+int svio_ioas_detach(struct svio_ioas *ioas, struct svio_device *dev);
+
+/*
+ * Map [ptr, ptr + len), page aligned, for prot (enum svio_dma_prot). *iova (may be NULL) is where. fd/fd_offset as
+ * svio_mem_register(), -1 when unknown.
+ */
+int svio_ioas_map(struct svio_ioas *ioas, void *ptr, size_t len, uint32_t prot, int fd, uint64_t fd_offset, uint64_t *iova);
+/* Exactly one earlier mapping, by its address and length. */
+int svio_ioas_unmap(struct svio_ioas *ioas, void *ptr, size_t len);
+
+/* Map another device's BAR for peer-to-peer DMA; withdrawn while the BAR is revoked or its device is reset, gone with unmap. */
+int svio_ioas_map_bar(struct svio_ioas *ioas, struct svio_bar *bar, uint64_t *iova);
+int svio_ioas_unmap_bar(struct svio_ioas *ioas, struct svio_bar *bar);
+
+/* ---- translation ----------------------------------------------------------------------------------- */
+
+/*
+ * First member of struct svio_ioas, exposed for inlining: the largest mapping, tested first, at two compares; everything else is
+ * found in a radix table of the same room.
+ */
+struct svio_ioas_hot {
+	_Alignas(SVIO_CACHELINE) uint64_t va; /* [va, va + len) → + delta */
+	uint64_t len;
+	uint64_t delta;
+	uint64_t reserved[5];
+};
+
+/* The table behind svio_ioas_iova(). Lock-free. */
+uint64_t svio_ioas_lookup(const struct svio_ioas *ioas, uint64_t va, uint64_t len);
+
+/*
+ * IOVA of [ptr, ptr + len), or SVIO_IOVA_BAD when it does not lie wholly in one mapping (len 0 counts as 1). Within one mapping,
+ * IOVAs are contiguous. O(1), lock-free, no system call. The caller keeps the mapping alive while it uses the result.
+ */
+static inline uint64_t svio_ioas_iova_range(const struct svio_ioas *ioas, const void *ptr, uint64_t len)
+{
+	const struct svio_ioas_hot *hot = (const struct svio_ioas_hot *)(const void *)ioas;
+	uint64_t va = (uint64_t)(uintptr_t)ptr, off = va - hot->va;
+
+	if (svio_likely(off < hot->len && len <= hot->len - off))
+		return va + hot->delta;
+	return svio_ioas_lookup(ioas, va, len);
+}
+
+static inline uint64_t svio_ioas_iova(const struct svio_ioas *ioas, const void *ptr)
+{
+	return svio_ioas_iova_range(ioas, ptr, 1);
+}
+
+struct svio_ioas_stats {
+	uint64_t mapped_bytes, mappings, devices, domains;
+	uint64_t entries_left;	/* of the scarcest domain; UINT64_MAX when unlimited */
+	bool identity;		/* every mapping has IOVA = VA */
+};
+void svio_ioas_get_stats(struct svio_ioas *ioas, struct svio_ioas_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * svio pci: PCI functions as sysfs shows them: enumerate, IOMMU groups, bind, capabilities, quirks.
+ *
+ * Nothing here opens a device. Everything is read from sysfs at the time of the call; there is no cache and no
+ * state, so every function may be called from any thread. Binding needs root.
+ *
+ *	svio_pci_scan()			what is there
+ *	svio_pci_get()			one function
+ *	svio_pci_group_explain()	may user space own this group, and if not, which device is in the way
+ *	svio_pci_bind()			give the function to vfio-pci (driver_override), remembering its driver
+ *	svio_pci_unbind()		give it back
+ *
+ * Sources: Linux Documentation/ABI/testing/sysfs-bus-pci; PCI Express Base 5.0 §7.5 (configuration space),
+ * §7.5.3 (PCIe capability), §9 (SR-IOV).
+ */
+#ifndef SVIO_PCI_H
+#define SVIO_PCI_H
+
+#include "svio_base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SVIO_PCI_ADDR_STRLEN 24 /* bytes for a formatted address with its NUL */
+
+struct svio_pci_addr {
+	uint32_t domain;
+	uint8_t bus, dev, fn;
+};
+
+
+enum svio_pci_quirk {
+	/* The INTx status/disable bits lie: no INTx for this device, use MSI-X or polling. */
+	SVIO_PCI_QUIRK_BROKEN_INTX = 1u << 0,
+	/* vfio-pci refuses this device unless loaded with disable_denylist=1 (INTEL-SA-01084). */
+	SVIO_PCI_QUIRK_VFIO_DENYLIST = 1u << 1,
+};
+
+struct svio_pci_bar {
+	uint64_t start;	/* bus address; 0 when unassigned */
+	uint64_t size;	/* bytes; 0 when the BAR does not exist */
+	uint64_t flags; /* the kernel's resource flags */
+};
+
+struct svio_pci_info {
+	struct svio_pci_addr addr;
+	char name[SVIO_PCI_ADDR_STRLEN]; /* "0000:01:00.0" */
+	uint16_t vendor, device, subvendor, subdevice;
+	uint32_t class_code; /* base class, subclass, interface: 0x010802 is an NVMe controller */
+	uint8_t revision;
+	int numa_node;	 /* -1: the platform does not say */
+	int iommu_group; /* -1: no IOMMU */
+	bool is_vf;	 /* an SR-IOV virtual function */
+	bool has_driver;
+	char driver[32];	  /* "" when unbound */
+	char driver_override[32]; /* "" when unset */
+	struct svio_pci_addr physfn; /* valid when is_vf */
+	unsigned int sriov_totalvfs, sriov_numvfs;
+	uint32_t quirks; /* enum svio_pci_quirk */
+	struct svio_pci_bar bar[6];
+};
+
+/* "0000:01:00.0" or "01:00.0" (domain 0), hexadecimal. 0, or -EINVAL. */
+int svio_pci_parse_addr(const char *text, struct svio_pci_addr *addr);
+/* Writes the full form, NUL-terminated; buf holds at least SVIO_PCI_ADDR_STRLEN bytes. Returns buf. */
+char *svio_pci_format_addr(const struct svio_pci_addr *addr, char *buf);
+
+/* Fill *info. -ENODEV (explained) when there is no such function. */
+int svio_pci_get(const struct svio_pci_addr *addr, struct svio_pci_info *info);
+
+/* All functions, sorted by address. *list is the caller's, to be released with free(). */
+int svio_pci_scan(struct svio_pci_info **list, size_t *count);
+
+/* The members of an IOMMU group, as svio_pci_scan(). -ENOENT when there is no such group. */
+int svio_pci_group_devices(int group, struct svio_pci_info **list, size_t *count);
+
+/*
+ * May user space own the group? 0 when viable: every member is unbound, bound to a vfio driver, or to a driver that
+ * the kernel allows in a viable group (pcieport, pci-stub). Otherwise -EPERM, and svio_last_error() names each
+ * device in the way, its driver, and the `svio bind` that helps. Linux: drivers/vfio/vfio_main.c, iommu DMA ownership.
+ */
+int svio_pci_group_explain(int group);
+
+/*
+ * Is the function in use by the running system? 0 when not. -EBUSY, explained, when a mounted filesystem, swap, or
+ * device-mapper/md holder sits on a block device below it, or a network interface below it is up with an address.
+ */
+int svio_pci_in_use(const struct svio_pci_addr *addr);
+
+enum svio_pci_bind_flags {
+	SVIO_PCI_BIND_FORCE = 1u << 0, /* also when svio_pci_in_use() */
+};
+
+/*
+ * Bind to `driver` ("vfio-pci" usually; loaded by modprobe if it is not there) through driver_override, and remember
+ * the previous driver in /run/svio/prev-driver/<address>, so that svio_pci_unbind() restores it. Binding to the
+ * driver it already has is a success. On failure the previous driver is bound again.
+ * -EBUSY in use, -ENODEV no such function, -ENOENT no such driver, -EPERM/-EACCES not root; all explained.
+ */
+int svio_pci_bind(const struct svio_pci_addr *addr, const char *driver, uint32_t flags);
+
+/* Undo svio_pci_bind(): clear driver_override and give the function to its previous driver, or let the kernel probe. */
+int svio_pci_unbind(const struct svio_pci_addr *addr);
+
+/* ---- configuration space in a buffer --------------------------------------------------------------- */
+
+/*
+ * Offset of the first capability `id` at or after the given one (0: from the start), or 0 when there is none. The walk
+ * is bounded by len and by the number of possible capabilities, so that a device that lies cannot make it loop.
+ * ID 0 is the NULL capability (PCIe 5.0 §7.9.22): skipped, not an end.
+ */
+uint8_t svio_pci_find_cap(const uint8_t *cfg, size_t len, uint8_t id, uint8_t after);
+uint16_t svio_pci_find_ext_cap(const uint8_t *cfg, size_t len, uint16_t id, uint16_t after);
+
+/* Quirks of a vendor/device pair, enum svio_pci_quirk. */
+uint32_t svio_pci_quirks(uint16_t vendor, uint16_t device);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
