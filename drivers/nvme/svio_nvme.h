@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * svio nvme: a poll-mode driver for NVMe controllers (NVM Express Base 1.4 / 2.0, NVM Command Set 1.0).
+ *
+ * A `struct svio_nvme` is one controller on one device. A `struct svio_nvme_qp` is one I/O queue pair, used by one thread at a
+ * time and sharing nothing with the others. Requests carry a callback; the caller keeps their buffers until it runs.
+ *
+ *	svio_device_open() → svio_ioas_attach() → svio_nvme_open() → svio_nvme_ns_get() → svio_nvme_qp_create()… →
+ *	svio_nvme_read()/write()/… → svio_nvme_poll() in the loop, which runs the callbacks →
+ *	svio_nvme_qp_destroy() → svio_nvme_close() → svio_device_close()
+ *
+ * The hot path. svio_nvme_read() writes the submission entry in place and, unless SVIO_NVME_MORE holds it back, stores the doorbell;
+ * svio_nvme_poll() looks at one cache line. No lock, no allocation, no system call. Buffers are plain memory of the ioas.
+ *
+ * When the device goes away under a running loop. svio_nvme_poll() sees the device's event word. Until the device is back it
+ * returns 0 and costs no spin; requests in flight are kept (SVIO_NVME_REQUEUE: submitted again after re-initialisation, in their
+ * original order) or completed with -ENODEV/-ECANCELED (SVIO_NVME_FAIL). Every request completes exactly once. One queue pair's poll
+ * re-initialises the controller for all (the queue pairs of other threads wait at their next poll). After SVIO_EV_GONE or
+ * SVIO_EV_REQ everything completes with -ENODEV and further submissions return -ENODEV.
+ * A requeued write may have reached the medium twice with the same data; what a caller must not have repeated
+ * (a write racing its own other writes to the same blocks) wants SVIO_NVME_FAIL.
+ *
+ * Status of a completion: 0; or a positive NVMe status (SVIO_NVME_SC(sct, sc)) as the controller reported it; or a negative errno
+ * from us: -ENODEV the device is gone, -ECANCELED aborted by reset or close, -ETIMEDOUT aborted after the timeout.
+ */
+#ifndef SVIO_NVME_H
+#define SVIO_NVME_H
+
+#include "svio_ioas.h"
+#include "svio_poll.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct svio_nvme;
+struct svio_nvme_qp;
+
+typedef void (*svio_nvme_cb)(void *ctx, int status);
+
+/* A positive status: status code type in bits 8-10, status code in bits 0-7 (NVMe 1.4 §4.6.1). */
+#define SVIO_NVME_SC(sct, sc) ((int)(((sct) << 8) | (sc)))
+/* "generic: invalid field in command", or strerror() of a negative status. Static string. */
+const char *svio_nvme_status_text(int status);
+
+enum svio_nvme_policy { SVIO_NVME_REQUEUE, SVIO_NVME_FAIL };
+
+struct svio_nvme_opts {
+	size_t size;		     /* sizeof(struct svio_nvme_opts) of the caller */
+	enum svio_nvme_policy policy; /* of requests in flight over a reset or a revoked BAR */
+	uint32_t admin_timeout_ms;   /* 0 = 10000, at least CAP.TO for enabling */
+	uint32_t io_timeout_ms;	     /* an I/O older than this is aborted, then the controller reset; 0 = 30000 */
+	uint32_t max_queues;	     /* I/O queue pairs to ask for; 0 = 64 */
+	bool no_shadow_doorbells;    /* do not use Doorbell Buffer Config where offered (NVMe 1.4 §5.7) */
+	bool no_sgl;
+};
+
+/*
+ * Initialise the controller. The device must be attached to ioas. opts may be NULL.
+ * -ENODEV CSTS reads all ones, -EIO controller fatal status, -ETIMEDOUT not ready in CAP.TO, each explained.
+ */
+int svio_nvme_open(struct svio_device *dev, struct svio_ioas *ioas, const struct svio_nvme_opts *opts,
+		   struct svio_nvme **nvmep);
+/* Orderly: queues deleted, shutdown notification (CC.SHN), controller disabled. Queue pairs must be destroyed. NULL is fine. */
+void svio_nvme_close(struct svio_nvme *nvme);
+
+struct svio_nvme_info {
+	char serial[21], model[41], firmware[9], subnqn[257];
+	uint16_t vendor, cntlid;
+	uint32_t version;	  /* VS register: major << 16 | minor << 8 | tertiary */
+	uint32_t num_namespaces;  /* Identify Controller NN */
+	uint32_t max_transfer;	  /* bytes of one request, from MDTS and our PRP lists */
+	uint32_t max_queues;	  /* granted I/O queue pairs */
+	uint32_t max_queue_depth; /* CAP.MQES + 1 */
+	bool volatile_write_cache, sgl, shadow_doorbells, write_zeroes, dsm;
+	uint16_t oacs, oncs;
+};
+void svio_nvme_get_info(struct svio_nvme *nvme, struct svio_nvme_info *info);
+
+struct svio_nvme_ns {
+	uint32_t nsid;
+	uint32_t lba_size;  /* bytes of data in a block */
+	uint32_t lba_shift; /* log2(lba_size) */
+	uint32_t metadata_size;
+	uint64_t blocks;
+	uint8_t eui64[8], nguid[16], uuid[16]; /* zero when the controller has none */
+};
+/* Identify one namespace. -ENOENT when it is not active. */
+int svio_nvme_ns_get(struct svio_nvme *nvme, uint32_t nsid, struct svio_nvme_ns *ns);
+/* Active namespace ids, ascending; *count in: capacity, out: how many there are. */
+int svio_nvme_ns_list(struct svio_nvme *nvme, uint32_t *nsids, uint32_t *count);
+
+/* Raw Identify data (4096 bytes) for tools: CNS and NSID as in NVMe 1.4 §5.15. Synchronous. */
+int svio_nvme_identify(struct svio_nvme *nvme, uint8_t cns, uint32_t nsid, void *buf);
+
+/* Reset the controller in order (CC.EN 1 → 0 → 1, queues again), policy applied. From any thread; queue pairs take part at their next poll. */
+int svio_nvme_reset(struct svio_nvme *nvme);
+
+/* ---- queue pairs ----------------------------------------------------------------------------------- */
+
+struct svio_nvme_qp_opts {
+	size_t size;	   /* sizeof(struct svio_nvme_qp_opts) of the caller */
+	uint32_t depth;	   /* entries; up to depth - 1 requests are in flight; 0 = 256; clamped to the controller's */
+	uint32_t max_transfer; /* bytes of the largest request: sizes the PRP lists; 0 = the controller's, at most 1 MiB */
+	bool interrupts;   /* give the completion queue an MSI-X vector and an eventfd, for svio_nvme_qp_poller() */
+};
+
+/* Collective with nothing: other queue pairs may run meanwhile. -ENOSPC when the controller grants no more queues. */
+int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *opts, struct svio_nvme_qp **qpp);
+/* Requests still in flight complete with -ECANCELED. The queues are deleted on the controller before their memory is freed. */
+void svio_nvme_qp_destroy(struct svio_nvme_qp *qp);
+
+enum svio_nvme_io_flags {
+	SVIO_NVME_MORE = 1u << 0, /* more follows: no doorbell yet; svio_nvme_ring() or a request without it rings */
+	SVIO_NVME_FUA = 1u << 1,  /* force unit access (NVMe 1.4 §6.9, §6.15) */
+};
+
+/*
+ * Read or write nlb blocks (1 … 65536) from lba on. buf: nlb * lba_size bytes of ioas memory, dword aligned. Returns 0, and cb runs
+ * once in a later svio_nvme_poll() of this queue pair; or, with cb not run: -EAGAIN queue full, -EINVAL beyond the namespace or the largest
+ * transfer, -EFAULT buf is not wholly mapped in the ioas, -ENODEV gone.
+ */
+int svio_nvme_read(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, void *buf, uint64_t lba, uint32_t nlb,
+		   uint32_t flags, svio_nvme_cb cb, void *ctx);
+int svio_nvme_write(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const void *buf, uint64_t lba, uint32_t nlb,
+		    uint32_t flags, svio_nvme_cb cb, void *ctx);
+
+struct svio_nvme_iov {
+	void *base;
+	size_t len;
+};
+/* Scattered buffers. With PRPs all but the first base and all but the last end must lie on page boundaries (NVMe 1.4 §4.3), or
+ * the controller must take SGLs; otherwise -EINVAL. The vector itself is not kept. */
+int svio_nvme_readv(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const struct svio_nvme_iov *iov, uint32_t niov,
+		    uint64_t lba, uint32_t nlb, uint32_t flags, svio_nvme_cb cb, void *ctx);
+int svio_nvme_writev(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const struct svio_nvme_iov *iov, uint32_t niov,
+		     uint64_t lba, uint32_t nlb, uint32_t flags, svio_nvme_cb cb, void *ctx);
+
+int svio_nvme_flush(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, svio_nvme_cb cb, void *ctx);
+int svio_nvme_write_zeroes(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, uint64_t lba, uint32_t nlb, uint32_t flags,
+			   svio_nvme_cb cb, void *ctx);
+
+struct svio_nvme_range {
+	uint64_t lba;
+	uint32_t nlb;
+};
+/* Dataset Management, deallocate, 1 … 256 ranges (NVMe 1.4 §6.7). */
+int svio_nvme_deallocate(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const struct svio_nvme_range *ranges,
+			 uint32_t count, svio_nvme_cb cb, void *ctx);
+
+/* Tell the controller of everything held back by SVIO_NVME_MORE: one doorbell store, none when there is nothing. */
+void svio_nvme_ring(struct svio_nvme_qp *qp);
+
+/* Run the callbacks of up to max completions (0 = all there are). Their number. Callbacks may submit, but not poll or destroy. */
+uint32_t svio_nvme_poll(struct svio_nvme_qp *qp, uint32_t max);
+
+uint32_t svio_nvme_inflight(const struct svio_nvme_qp *qp);
+
+/* Set up *poller (caller's memory) for room poll: polls, arms the interrupt when idle (opts.interrupts). */
+void svio_nvme_qp_poller(struct svio_nvme_qp *qp, struct svio_poller *poller);
+
+/* What happened to the controller since it was opened. */
+struct svio_nvme_stats {
+	uint64_t resets, revocations, requeued, failed, aborts, timeouts;
+};
+void svio_nvme_get_stats(struct svio_nvme *nvme, struct svio_nvme_stats *stats);
+/* Is the controller ready for I/O now? False while its device is away. */
+bool svio_nvme_ready(const struct svio_nvme *nvme);
+/* Is it gone for good (unplugged, or the host wants it back)? */
+bool svio_nvme_gone(const struct svio_nvme *nvme);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
