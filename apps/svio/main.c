@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* svio: one command. Each row of the table below is a file cmd_<name>.c beside this one. */
+#include "cli.h"
+
+static const struct cli_command commands[] = {
+	{ "nvme", "drive an NVMe controller: identify, read, write, perf", cmd_nvme },
+	{ NULL, NULL, NULL },
+};
+
+int main(int argc, char **argv)
+{
+	int rc;
+
+	argp_err_exit_status = CLI_USAGE;
+	rc = cli_dispatch("svio", "Drive PCIe devices from user space.", commands, argc, argv);
+	/* A full disk or a closed pipe must not look like success. */
+	if ((fflush(stdout) || ferror(stdout)) && rc == CLI_OK)
+		rc = cli_error("cannot write to standard output");
+	return rc;
+}
