@@ -1,0 +1,414 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Prepares the lab in which test/guest/vm boots Linux: an emulator, kernels and,
+# on demand, a root in which kernel modules are built. See test/guest/README.md.
+#
+# Everything lives in one cache directory, each thing in an entry
+# NAME-KEY, where KEY is a digest of the recipe and of the versions of the
+# packages that went into it, and NAME is a link to the current entry. An entry
+# is made in a temporary directory and renamed when it is whole.
+
+set -euo pipefail
+shopt -s inherit_errexit
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+lab=${SVIO_LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/svio/lab}
+keyring=${SVIO_LAB_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
+index_max_age=${SVIO_LAB_INDEX_HOURS:-24}
+jobs=${SVIO_LAB_JOBS:-$(nproc)}
+
+# Packages of the host distribution (Debian 12) that the lab runs on.
+host_packages=(apt dpkg debian-archive-keyring mmdebstrap busybox-static kmod
+	pciutils python3 util-linux xz-utils zstd)
+
+# Packages installed in the root for building modules and kernels (trixie).
+modules_root_packages=(linux-headers-amd64 gcc make libc6-dev kmod xz-utils)
+kernel_build_packages=(gcc make libc6-dev bc bison flex libelf-dev libssl-dev kmod
+	xz-utils perl-base python3-minimal)
+
+usage()
+{
+	cat <<USAGE
+usage: config/lab.sh prepare [stock] [bookworm] [own] [own-debug] [modules-root]
+       config/lab.sh status | packages | dir | clean [--all] | --help
+
+prepare   makes what test/guest/vm needs: QEMU, and the things named:
+  stock         the current kernel of trixie-backports
+  bookworm      the kernel of Debian 12
+  own           a kernel built from trixie-backports' linux-source with
+                config/lab/kernel-own.config (iommufd, VFIO cdev, lockdep;
+                several minutes; needs root)
+  own-debug     the same with config/lab/kernel-own-debug.config on top (KASAN)
+  modules-root  a root in which modules are built against the stock kernel
+                (needs root); its path: config/lab.sh dir modules-root
+  With no name: stock and bookworm. What is there and current is kept.
+status    lists the entries.
+packages  prints the host's Debian packages that the lab needs.
+dir       prints the cache directory, or with a name that entry's directory.
+clean     removes entries that are no longer current; --all removes everything.
+
+The cache is \${SVIO_LAB_DIR}, else \${XDG_CACHE_HOME:-~/.cache}/svio/lab.
+  SVIO_LAB_MIRROR       Debian mirror (default: the one apt is configured with)
+  SVIO_LAB_INDEX_HOURS  age at which package lists are fetched again (24)
+  SVIO_LAB_JOBS         parallel jobs of a kernel build (number of processors)
+USAGE
+}
+
+say()
+{
+	printf 'lab: %s\n' "$*" >&2
+}
+
+die()
+{
+	printf 'lab: error: %s\n' "$1" >&2
+	shift
+	for line in "$@"; do
+		printf 'lab:   %s\n' "$line" >&2
+	done
+	exit 1
+}
+
+# --- temporary directories and the lock --------------------------------------
+
+tmp=
+
+cleanup()
+{
+	[ -z "$tmp" ] || rm -rf --one-file-system "$tmp"
+	tmp=
+}
+
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+take_lock()
+{
+	mkdir -p "$lab" || die "cannot create $lab" "set SVIO_LAB_DIR to a directory you can write"
+	exec 9>"$lab/.lock"
+	if ! flock -n 9; then
+		say "another run is preparing the lab; waiting for it"
+		flock 9
+	fi
+	# The lock is held: whatever is half made was left by a run that was killed.
+	rm -rf --one-file-system "$lab"/.new.*
+}
+
+# publish NAME KEY: the temporary directory becomes the current entry NAME.
+publish()
+{
+	local name=$1 key=$2
+
+	touch "$tmp/.complete"
+	rm -rf --one-file-system "${lab:?}/$name-$key"
+	mv -T "$tmp" "$lab/$name-$key"
+	tmp=
+	point "$name" "$key"
+}
+
+point()
+{
+	ln -sfn "$1-$2" "$lab/.link.$1"
+	mv -T "$lab/.link.$1" "$lab/$1"
+}
+
+# current NAME KEY: true if that entry exists; it is made the current one.
+current()
+{
+	[ -e "$lab/$1-$2/.complete" ] || return 1
+	[ "$(readlink "$lab/$1" || true)" = "$1-$2" ] || point "$1" "$2"
+	say "$1: up to date"
+}
+
+digest()
+{
+	sha256sum | cut -c1-12
+}
+
+# --- the Debian archive, seen without touching the host's package state ------
+
+# apt_uri LABEL: the URI of the host's apt source with that label ("Debian" or
+# "Debian-Security"). Where the host has no package lists yet, the label is not
+# known to apt, and the suite's name decides.
+apt_uri()
+{
+	local rows
+
+	# shellcheck disable=SC2016 # apt expands these
+	rows=$(apt-get indextargets \
+		--format '$(ORIGIN)|$(LABEL)|$(RELEASE)|$(REPO_URI)' 'Created-By: Packages')
+	awk -F'|' -v label="$1" '
+		{ guess = $3 ~ /security/ ? "Debian-Security" : "Debian" }
+		$1 == "Debian" && $2 == label { print $4; found = 1; exit }
+		$1 == "" && $4 ~ /debian/ && guess == label && fallback == "" { fallback = $4 }
+		END { if (!found && fallback != "") print fallback }' <<<"$rows"
+}
+
+# apt_options SUITE: options that make apt see SUITE alone, in $aptopts.
+apt_options()
+{
+	local dir=$lab/apt/$1
+
+	aptopts=(-q
+		-o "Dir::Etc::sourcelist=$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
+		-o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null
+		-o "Dir::State=$dir" -o "Dir::State::status=$dir/status"
+		-o "Dir::Cache=$dir/cache" -o Dir::Cache::pkgcache=pkgcache.bin
+		-o Dir::Cache::srcpkgcache=srcpkgcache.bin
+		-o APT::Architecture=amd64 -o APT::Architectures::=amd64
+		-o APT::Install-Recommends=false -o Acquire::Languages=none
+		-o APT::Sandbox::User=root -o Debug::NoLocking=1
+		-o APT::Get::Assume-Yes=true)
+	[ "$1" != trixie ] || aptopts+=(-o APT::Default-Release=trixie-backports)
+}
+
+# apt_sources SUITE: the sources.list lines of SUITE.
+apt_sources()
+{
+	local mirror security
+
+	mirror=${SVIO_LAB_MIRROR:-$(apt_uri Debian)}
+	[ -n "$mirror" ] || die "found no Debian mirror in apt's configuration" \
+		"set SVIO_LAB_MIRROR to the address of one"
+	case $1 in
+	trixie)
+		printf 'deb [signed-by=%s] %s trixie main\n' "$keyring" "$mirror"
+		printf 'deb [signed-by=%s] %s trixie-backports main\n' "$keyring" "$mirror"
+		;;
+	bookworm)
+		printf 'deb [signed-by=%s] %s bookworm main\n' "$keyring" "$mirror"
+		security=$(apt_uri Debian-Security)
+		[ -z "$security" ] ||
+			printf 'deb [signed-by=%s] %s bookworm-security main\n' "$keyring" "$security"
+		;;
+	esac
+}
+
+# apt_view SUITE: sets $aptopts, and fetches the package lists if they are old.
+apt_view()
+{
+	local suite=$1 dir=$lab/apt/$1 sources
+
+	apt_options "$suite"
+	[ -e "$keyring" ] || die "no archive keyring at $keyring" \
+		"run: apt-get install debian-archive-keyring"
+	# One keyring file per release shows which releases the keyring knows.
+	[ -e "${keyring%/*}/debian-archive-$suite-stable.gpg" ] || [ "${SVIO_LAB_KEYRING:-}" ] ||
+		die "the archive keyring is too old to verify Debian $suite" \
+			"run: apt-get update && apt-get install debian-archive-keyring"
+	sources=$(apt_sources "$suite")
+	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+	: >"$dir/status"
+	if [ "$(cat "$dir/sources.list" 2>/dev/null || true)" = "$sources" ] &&
+	   [ -n "$(find "$dir/updated" -mmin "-$((index_max_age * 60))" 2>/dev/null || true)" ]; then
+		return
+	fi
+	printf '%s\n' "$sources" >"$dir/sources.list"
+	say "fetching the package lists of $suite"
+	if apt-get "${aptopts[@]}" -o APT::Update::Error-Mode=any update >"$dir/update.log" 2>&1; then
+		touch "$dir/updated"
+		return
+	fi
+	sed 's/^/lab:   /' "$dir/update.log" | grep -E ' (E|W|Err)[: ]' >&2 || true
+	[ -e "$dir/updated" ] || die "cannot fetch the package lists of Debian $suite" \
+		"is the network up? does the mirror carry $suite? (SVIO_LAB_MIRROR names another)"
+	say "using the package lists fetched on $(date -r "$dir/updated" +%F)"
+}
+
+# apt_closure PACKAGE...: NAME=VERSION of these and all they depend on.
+apt_closure()
+{
+	apt-get "${aptopts[@]}" -s install "$@" |
+		awk '$1 == "Inst" { v = $3; sub(/^\(/, "", v); print $2 "=" v }'
+}
+
+# apt_unpack DIR NAME=VERSION...: fetches (and verifies) packages, unpacks them into DIR.
+apt_unpack()
+{
+	local dir=$1 deb
+
+	shift
+	mkdir -p "$dir" "$tmp/debs"
+	(cd "$tmp/debs" && apt-get "${aptopts[@]}" download "$@") >"$tmp/download.log" 2>&1 || {
+		cat "$tmp/download.log" >&2
+		die "cannot fetch packages" "run config/lab.sh again; if it repeats, remove $lab/apt"
+	}
+	for deb in "$tmp"/debs/*.deb; do
+		dpkg-deb -x "$deb" "$dir"
+	done
+	rm -rf "$tmp/debs" "$tmp/download.log"
+}
+
+# --- QEMU ---------------------------------------------------------------------
+
+# The packages are unpacked, not installed: their own loader runs the program on
+# their own libraries, so neither root nor a chroot is needed.
+make_qemu()
+{
+	local list key
+
+	apt_view trixie
+	list=$(apt_closure qemu-system-x86)
+	[ -n "$list" ] || die "qemu-system-x86 cannot be resolved in trixie-backports"
+	key=$({ declare -f make_qemu apt_unpack; echo "$list"; } | digest)
+	! current qemu "$key" || return 0
+
+	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	say "qemu: $(grep ^qemu-system-x86= <<<"$list"), $(wc -l <<<"$list") packages"
+	# shellcheck disable=SC2086 # one word per package
+	apt_unpack "$tmp/root" $list
+	cat >"$tmp/qemu-system-x86_64" <<-'WRAPPER'
+		#!/bin/sh
+		here=$(dirname "$(readlink -f "$0")")
+		lib=$here/root/usr/lib/x86_64-linux-gnu
+		QEMU_MODULE_DIR=$lib/qemu
+		export QEMU_MODULE_DIR
+		exec "$lib/ld-linux-x86-64.so.2" --library-path "$lib" \
+			"$here/root/usr/bin/qemu-system-x86_64" -L "$here/root/usr/share/qemu" \
+			-L "$here/root/usr/share/seabios" -L "$here/root/usr/lib/ipxe/qemu" "$@"
+	WRAPPER
+	chmod +x "$tmp/qemu-system-x86_64"
+	grep ^qemu-system-x86= <<<"$list" >"$tmp/version"
+	"$tmp/qemu-system-x86_64" --version >"$tmp/selftest" 2>&1 || {
+		cat "$tmp/selftest" >&2
+		die "the unpacked QEMU does not start"
+	}
+	publish qemu "$key"
+	say "qemu: ready"
+}
+
+# --- packaged kernels -----------------------------------------------------------
+
+# make_packaged_kernel NAME SUITE
+make_packaged_kernel()
+{
+	local name=kernel-$1 suite=$2 list key release vmlinuz modules
+
+	apt_view "$suite"
+	list=$(apt_closure linux-image-amd64 | grep -E '^linux-(image|binary|modules|base)-[0-9]' || true)
+	[ -n "$list" ] || die "linux-image-amd64 of $suite depends on no kernel package" \
+		"its packaging has changed: config/lab.sh, make_packaged_kernel must follow it"
+	key=$({ declare -f make_packaged_kernel apt_unpack; cat "$here/lab/extract-vmlinux"
+		echo "$list"; } | digest)
+	! current "$name" "$key" || return 0
+
+	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	say "$name: fetching and unpacking" $list
+	# shellcheck disable=SC2086 # one word per package
+	apt_unpack "$tmp/root" $list
+	# The image is in /boot, or beside its modules; those are in /lib or /usr/lib.
+	vmlinuz=$(find "$tmp/root" -type f -name 'vmlinuz*')
+	modules=$(find "$tmp/root" -type d -path '*/lib/modules/*' -name kernel -prune)
+	[ -f "$vmlinuz" ] && [ -d "$modules" ] ||
+		die "the packages do not hold exactly one kernel with its modules:" $list
+	release=$(basename "${modules%/kernel}")
+	mkdir -p "$tmp/lib/modules"
+	mv "$vmlinuz" "$tmp/vmlinuz"
+	find "$tmp/root" -type f -name 'config*' -exec mv {} "$tmp/config" \;
+	mv "${modules%/kernel}" "$tmp/lib/modules/"
+	rm -rf "$tmp/root"
+	"$here/lab/extract-vmlinux" "$tmp/vmlinuz" "$tmp/vmlinux"
+	PATH=$PATH:/usr/sbin:/sbin depmod -b "$tmp" "$release"
+	echo "$release" >"$tmp/release"
+	echo "$list" >"$tmp/version"
+	publish "$name" "$key"
+	say "$name: ready, $release"
+}
+
+# --- commands -------------------------------------------------------------------
+
+check_host()
+{
+	local missing=() package
+
+	[ "$(uname -m)" = x86_64 ] || die "the lab needs an x86-64 machine, this is $(uname -m)"
+	for package in "${host_packages[@]}"; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' ||
+			missing+=("$package")
+	done
+	[ ${#missing[@]} = 0 ] ||
+		die "missing packages: ${missing[*]}" "run: apt-get install ${missing[*]}"
+}
+
+prepare()
+{
+	local what
+
+	[ $# -gt 0 ] || set -- stock bookworm
+	for what in "$@"; do
+		case $what in
+		stock | bookworm) ;;
+		*) die "unknown thing to prepare: $what" "see config/lab.sh --help" ;;
+		esac
+	done
+	check_host
+	take_lock
+	make_qemu
+	for what in "$@"; do
+		case $what in
+		stock) make_packaged_kernel stock trixie ;;
+		bookworm) make_packaged_kernel bookworm bookworm ;;
+		esac
+	done
+}
+
+clean()
+{
+	local entry name
+
+	[ -d "$lab" ] || return 0
+	take_lock
+	if [ "${1:-}" = --all ]; then
+		say "removing $lab"
+		rm -rf --one-file-system "$lab"
+		return
+	fi
+	for entry in "$lab"/*-*; do
+		[ -d "$entry" ] && [ ! -L "$entry" ] || continue
+		name=$(basename "$entry")
+		[ "$(readlink "$lab/${name%-*}" || true)" = "$name" ] || {
+			say "removing $name"
+			rm -rf --one-file-system "$entry"
+		}
+	done
+	rm -rf --one-file-system "$lab/initrd"
+	for entry in "$lab"/apt/*/cache/archives; do
+		rm -f "$entry"/*.deb
+	done
+}
+
+status()
+{
+	local link name
+
+	echo "cache: $lab"
+	for name in qemu kernel-stock kernel-bookworm kernel-own kernel-own-debug modules-root; do
+		link=$lab/$name
+		if [ -e "$link/.complete" ]; then
+			printf '%-17s %s\n' "$name" "$(tr '\n' ' ' <"$link/version")"
+		else
+			printf '%-17s absent\n' "$name"
+		fi
+	done
+}
+
+main()
+{
+	local command=${1:-}
+
+	[ $# = 0 ] || shift
+	case $command in
+	prepare) prepare "$@" ;;
+	clean) clean "$@" ;;
+	status) status ;;
+	packages) printf '%s\n' "${host_packages[@]}" ;;
+	dir) echo "$lab${1:+/$1}" ;;
+	-h | --help | help) usage ;;
+	*) usage >&2; exit 2 ;;
+	esac
+}
+
+main "$@"
