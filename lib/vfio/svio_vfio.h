@@ -27,8 +27,14 @@
  * pause, peer-to-peer mappings go, BARs are withdrawn), reset, configuration space restored, interrupts armed again, and the
  * hooks once more in reverse order.
  *
- * Threads. A device may be used by several threads; calls that change it (open, close, irq_*, reset, set_master,
- * set_domain) are serialised by the caller, except that svio_device_events()/event_set() are free-threaded.
+ * Threads. A device may be used by several threads; calls that change it (close, irq_*, reset, set_master, set_memory,
+ * set_domain, config_write of the command register) are serialised by the caller per device. Region and configuration
+ * access and svio_device_events()/event_set() are free-threaded; different devices are independent, and open may be
+ * called from several threads at once.
+ *
+ * fork. A child inherits the descriptors but neither the watcher nor the device: DMA memory and BARs are not in it. The
+ * one call it may make on an inherited device is svio_device_close(), which releases the child's copies and touches
+ * nothing else; until it does (or calls exec, which closes them), the kernel counts the device as in use.
  *
  * Errors. Functions return 0 or -errno; -ENODEV means that the device is gone for good, -EIO from region access that
  * memory decoding is off.
@@ -56,17 +62,24 @@ struct svio_device_opts {
 
 enum svio_device_open_flags {
 	SVIO_DEVICE_NO_WATCH = 1u << 0, /* no watcher: ERR and REQ are the caller's to watch */
-	SVIO_DEVICE_NO_RESET = 1u << 1, /* do not reset the function at open (VFIO resets it where it can) */
+	SVIO_DEVICE_NO_RESET = 1u << 1, /* do not reset the function at open (kernel VFIO does it, if it can, whatever we say) */
 };
 
 /*
- * Open a device by name. opts may be NULL. On success *devp owns it.
- * -EINVAL bad name, -ENODEV no such device, -EPERM the group is not viable (explained device by device), -EBUSY another
- * process owns it, -EACCES no permission on /dev/vfio/N; each with its remedy in svio_last_error().
+ * Open a device by name. opts may be NULL. On success *devp owns it, memory decoding is on and bus mastering off; on
+ * failure *devp is NULL and nothing is left behind. A function is open once per process (its interrupts, its reset and its
+ * command register have one owner): share the struct svio_device.
+ * -EINVAL bad name or options, -ENODEV no such device, -EPERM not bound to vfio-pci or the group is not viable (explained
+ * device by device), -EBUSY this or another process owns it (named), -EACCES no permission on /dev/vfio, wrong or missing
+ * VF token, -EOPNOTSUPP no IOMMU, VFIO not loaded, or transport not built, -EPROTO a reply that makes no sense; each with
+ * its remedy in svio_last_error().
  */
 int svio_device_open(const char *name, const struct svio_device_opts *opts, struct svio_device **devp);
 
-/* Close: bus mastering off, interrupts released, domain reference dropped. BARs must have been unmapped. dev may be NULL. */
+/*
+ * Close: bus mastering off, interrupts released, domain reference dropped. BARs must have been unmapped and hooks removed.
+ * Cannot fail; dev may be NULL. When this was the last function in its domain, the kernel drops the domain's mappings.
+ */
 void svio_device_close(struct svio_device *dev);
 
 enum svio_transport { SVIO_TRANSPORT_GROUP, SVIO_TRANSPORT_CDEV, SVIO_TRANSPORT_USER };
@@ -152,8 +165,10 @@ enum svio_region_flags {
  */
 int svio_device_region_info(struct svio_device *dev, uint32_t region, struct svio_region_info *info);
 
-/* Read or write exactly len bytes; naturally aligned accesses of 1, 2, 4 and 8 bytes reach the device as such.
- * -EINVAL outside the region, -EIO decoding off or a device error, -ENODEV gone. */
+/*
+ * Read or write exactly len bytes; naturally aligned accesses of 1, 2, 4 and 8 bytes reach the device as such (8 as two of 4 on
+ * Linux before 6.10). -EINVAL outside the region, -EIO decoding off or a device error, -ENODEV gone.
+ */
 int svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t off, void *buf, size_t len);
 int svio_device_region_write(struct svio_device *dev, uint32_t region, uint64_t off, const void *buf, size_t len);
 
@@ -164,11 +179,17 @@ int svio_device_region_write(struct svio_device *dev, uint32_t region, uint64_t 
 int svio_device_region_mmap(struct svio_device *dev, uint32_t region, uint64_t off, size_t len, int prot,
 			    void *fixed, void **addr);
 
-/* Configuration space, little-endian values converted. */
+/*
+ * Configuration space, little-endian values converted; width 1, 2 or 4. The memory and master enable bits written to the command
+ * register here are kept over a reset.
+ */
 int svio_device_config_read(struct svio_device *dev, uint16_t off, uint32_t width, uint32_t *value);
 int svio_device_config_write(struct svio_device *dev, uint16_t off, uint32_t width, uint32_t value);
 
-/* Set or clear Bus Master Enable (PCI command register bit 2); VFIO leaves it off at open. Memory decoding is set too. */
+/*
+ * Set or clear Bus Master Enable (PCI command register bit 2); VFIO leaves it off at open. Setting it sets memory decoding too,
+ * except between svio_device_set_memory(false) and (true).
+ */
 int svio_device_set_master(struct svio_device *dev, bool on);
 
 /* ---- interrupts ------------------------------------------------------------------------------------ */
@@ -184,13 +205,17 @@ struct svio_irq_info {
 int svio_device_irq_info(struct svio_device *dev, uint32_t index, struct svio_irq_info *info);
 
 /*
- * Signal `count` eventfds (the caller's; -1 = leave that vector without) from vector `start` on. Calling it again for the same
- * index replaces what was there. They are armed again by themselves after a reset. -EINVAL beyond irq_info.count;
- * -EOPNOTSUPP for INTx of a device whose INTx is broken (svio_pci_quirk).
+ * Signal `count` eventfds (-1 = leave that vector without) from vector `start` on. Calling it again for the same index
+ * replaces those vectors and leaves the others; where the kernel cannot add vectors (irq_info.noresize), all of them are off
+ * for a moment. The eventfds are the caller's and stay open until svio_device_irq_disable() or close: they are armed again by
+ * themselves after a reset.
+ * -EINVAL beyond irq_info.count, -ENOSPC the platform has fewer vectors, -EBUSY another of INTx, MSI and MSI-X is enabled,
+ * or ERR/REQ of a device that was opened without SVIO_DEVICE_NO_WATCH, -EOPNOTSUPP for INTx of a device whose INTx is
+ * broken (svio_pci_quirk).
  */
 int svio_device_irq_enable(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count, const int *eventfds);
 int svio_device_irq_disable(struct svio_device *dev, uint32_t index);
-/* INTx is masked by the kernel when it fires: unmask after serving the device. */
+/* INTx is masked by the kernel when it fires: unmask after serving the device. -EOPNOTSUPP where irq_info.maskable is false. */
 int svio_device_irq_mask(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count);
 int svio_device_irq_unmask(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count);
 /* Fire the eventfds from software (loop-back test). */
@@ -223,21 +248,32 @@ struct svio_device_hook {
 	struct svio_device_hook *next; /* private to the room while registered */
 };
 
-/* Hooks are the caller's memory until removed; callers are serialised with reset by the device's lock. */
+/*
+ * Hooks are the caller's memory until removed; callers are serialised with reset by the device's lock, which is held while hooks
+ * run: a hook may use the device, but not add or remove hooks or reset it. Within a stage, prepare runs in the order of
+ * adding and done in the reverse order.
+ */
 void svio_device_hook_add(struct svio_device *dev, struct svio_device_hook *hook);
 void svio_device_hook_remove(struct svio_device *dev, struct svio_device_hook *hook);
 
 /*
- * Orderly function reset (FLR or what VFIO_DEVICE_RESET finds), retried on -EAGAIN for up to 200 ms. -ENOTTY when the
- * function cannot be reset alone (try svio_device_hot_reset()).
+ * Orderly function reset (FLR or what VFIO_DEVICE_RESET finds), retried on -EAGAIN for up to 200 ms. Afterwards the command
+ * register and the interrupts are as they were, and SVIO_EV_RESET is raised for the driver. -ENOTTY when the function
+ * cannot be reset alone (try svio_device_hot_reset()); -ENODEV it did not come back.
  */
 int svio_device_reset(struct svio_device *dev);
 
-/* Reset the bus or slot through all affected groups, which this process must own. -EBUSY, explained, when others are
- * affected; -EAGAIN under contention (the kernel only tries its locks). Affected open devices run their hooks too. */
+/*
+ * Reset the bus or slot through all affected groups, which this process must own (or nobody: they are opened for the moment).
+ * -EBUSY, explained, when others are affected; -EAGAIN under contention (the kernel only tries its locks); -ENOTTY
+ * neither can be reset. Affected open devices of this process run their hooks too.
+ */
 int svio_device_hot_reset(struct svio_device *dev);
 
-/* Orderly disable/enable of memory decoding, with the same hooks as a reset. */
+/*
+ * Orderly disable/enable of memory decoding: false runs the prepare hooks, true the done hooks (with err 0; nothing was reset).
+ * -EOPNOTSUPP for a VF, whose bit does not exist.
+ */
 int svio_device_set_memory(struct svio_device *dev, bool on);
 
 /* ---- DMA domains ----------------------------------------------------------------------------------- */
@@ -276,14 +312,17 @@ struct svio_dma_domain *svio_device_domain(struct svio_device *dev); /* borrowed
 void svio_dma_domain_get(struct svio_dma_domain *domain);
 void svio_dma_domain_put(struct svio_dma_domain *domain);
 /*
- * Move the device into `domain`. -EBUSY while it has mappings of its own, BARs or interrupts; -EXDEV when the transport cannot
- * share that domain (the ioas then keeps several and maps into each).
+ * Move the device into `domain`, or into a new one of its own when NULL. On kernel VFIO the other open functions of its IOMMU
+ * group move with it, and all of them are reset (the device is closed and opened again; what was set on it is set again).
+ * -EBUSY while BARs are mapped or interrupts enabled in that group, or when the domain that it leaves would lose mappings
+ * because no other group is in it; -EXDEV when that domain cannot be shared (the ioas then keeps several and maps into
+ * each). After any failure the device is where it was.
  */
 int svio_device_set_domain(struct svio_device *dev, struct svio_dma_domain *domain);
 int svio_dma_info(struct svio_dma_domain *domain, struct svio_dma_info *info);
 /* -EEXIST overlaps, -ENOSPC no mapping left (dma_entry_limit), -ENOMEM RLIMIT_MEMLOCK, -EINVAL outside the ranges. */
 int svio_dma_map(struct svio_dma_domain *domain, const struct svio_dma_map *map);
-/* Exactly what one svio_dma_map() mapped. DMA to it has ended when this returns. */
+/* Exactly what one svio_dma_map() mapped: -ENOENT nothing there, -EINVAL a different length. DMA to it has ended when it returns. */
 int svio_dma_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len);
 
 #ifdef __cplusplus
