@@ -3,6 +3,9 @@
 #include "cli.h"
 
 static const struct cli_command commands[] = {
+	{ "list", "PCI functions, their drivers and groups, and what svio can do with each", cmd_list },
+	{ "bind", "give a function to vfio-pci (or another driver)", cmd_bind },
+	{ "unbind", "give a function back to the driver it had", cmd_unbind },
 	{ "nvme", "drive an NVMe controller: identify, read, write, perf", cmd_nvme },
 	{ NULL, NULL, NULL },
 };
