@@ -124,7 +124,7 @@ int svio_device_open(const char *name, const struct svio_device_opts *user_opts,
 	const struct svio__transport_ops *ops;
 	struct svio_device_opts opts;
 	struct svio_device *dev;
-	int err = 0;
+	int err;
 
 	*devp = NULL;
 	if (!name || !name[0])
@@ -134,9 +134,7 @@ int svio_device_open(const char *name, const struct svio_device_opts *user_opts,
 	err = opts_copy(&opts, user_opts);
 	if (err)
 		return err;
-	ops = svio__transport(name, &err);
-	if (!ops)
-		return err;
+	ops = svio__transport(name);
 
 	dev = aligned_alloc(SVIO_CACHELINE, SVIO_ALIGN_UP(sizeof(*dev), (size_t)SVIO_CACHELINE));
 	if (!dev)

@@ -162,10 +162,11 @@ static inline bool svio__forked(const struct svio_device *dev)
 
 /* ---- transport.c ----------------------------------------------------------------------------------- */
 
-/* The transport that a name selects, or NULL and *err. */
-const struct svio__transport_ops *svio__transport(const char *name, int *err);
+/* The transport that a name selects. */
+const struct svio__transport_ops *svio__transport(const char *name);
 
 extern const struct svio__transport_ops svio__group_ops;
+extern const struct svio__transport_ops svio__user_ops; /* user: and sim: */
 
 /* ---- chain.c: replies that the kernel or a server grows ------------------------------------------------ */
 
