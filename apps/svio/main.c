@@ -4,6 +4,8 @@
 
 static const struct cli_command commands[] = {
 	{ "list", "PCI functions, their drivers and groups, and what svio can do with each", cmd_list },
+	{ "info", "one device: regions, interrupts, capabilities, group, DMA ranges", cmd_info },
+	{ "doctor", "is this machine ready, and what to do about what is not", cmd_doctor },
 	{ "bind", "give a function to vfio-pci (or another driver)", cmd_bind },
 	{ "unbind", "give a function back to the driver it had", cmd_unbind },
 	{ "nvme", "drive an NVMe controller: identify, read, write, perf", cmd_nvme },
