@@ -2,9 +2,9 @@
 /*
  * BARs: mapping, restoring, and the hook that withdraws them around an orderly reset.
  *
- * Locks, outermost first: room_lock (who is in the table, which handler is installed); the device's own lock, inside
- * svio_device_hook_add/remove and around the hooks; guard_dev.lock (restore against a reset by another thread). The device's
- * lock is therefore never taken under guard_dev.lock.
+ * Locks, outermost first: the device's own lock, which svio_device_hook_add/remove take and which is held around hooks (so
+ * neither is called with a lock of ours); room_lock (the list of devices, the table, which handler is installed);
+ * guard_dev.lock (restore against a reset by another thread).
  */
 #include <pthread.h>
 #include <signal.h>
@@ -23,7 +23,7 @@ struct guard_dev {
 	struct bar *bars;
 	struct svio_device_hook hook;
 	pthread_mutex_t lock;
-	unsigned int withdrawn; /* orderly resets under way */
+	bool withdrawn; /* between prepare and done */
 	struct guard_dev *next;
 };
 
@@ -183,7 +183,7 @@ int svio_bar_restore(struct svio_device *dev)
 		return rc;
 	pthread_mutex_lock(&gd->lock);
 	if (gd->withdrawn)
-		rc = svio_fail(EAGAIN, "%s: a reset is under way", svio_device_name(dev));
+		rc = svio_fail(EAGAIN, "%s: an orderly reset or disable has not ended", svio_device_name(dev));
 	else
 		rc = restore_all(gd);
 	pthread_mutex_unlock(&gd->lock);
@@ -198,7 +198,7 @@ static void hook_prepare(void *ctx, struct svio_device *dev)
 	int rc;
 
 	pthread_mutex_lock(&gd->lock);
-	gd->withdrawn++;
+	gd->withdrawn = true;
 	for (struct bar *b = gd->bars; b; b = b->next) {
 		rc = guard_withdraw(b->slot);
 		/* The kernel withdraws it itself where it must; what is lost is that nobody reaches it before. */
@@ -216,9 +216,10 @@ static void hook_done(void *ctx, struct svio_device *dev, int err)
 
 	(void)dev;
 	pthread_mutex_lock(&gd->lock);
-	gd->withdrawn--;
+	/* There was no prepare for us if the first BAR was mapped while decoding was off in the orderly way. */
+	gd->withdrawn = false;
 	/* Even a failed reset may have left a device that works; -ENODEV leaves the shadow pages where they are. */
-	if (!gd->withdrawn && err != -ENODEV) {
+	if (err != -ENODEV) {
 		rc = restore_all(gd);
 		if (rc != 0)
 			svio_log_info("BARs stay withdrawn: %s", svio_last_error());
@@ -244,23 +245,24 @@ static int get_dev(struct svio_device *dev, struct guard_dev **gdp)
 		pthread_mutex_init(&gd->lock, NULL);
 		gd->next = guard_devs;
 		guard_devs = gd;
-		svio_device_hook_add(dev, &gd->hook);
 	}
 	*gdp = gd;
 	return 0;
 }
 
+/* Forget a device without BARs. The caller removes its hook, without the lock, and frees it. */
 static void put_dev(struct guard_dev *gd)
 {
 	struct guard_dev **p = &guard_devs;
 
-	if (gd->bars)
-		return;
-	svio_device_hook_remove(gd->dev, &gd->hook);
 	svio_device_event_clear(gd->dev, SVIO_EV_REVOKED);
 	while (*p != gd)
 		p = &(*p)->next;
 	*p = gd->next;
+}
+
+static void free_dev(struct guard_dev *gd)
+{
 	pthread_mutex_destroy(&gd->lock);
 	free(gd);
 }
@@ -323,6 +325,7 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 		 struct svio_bar **barp)
 {
 	struct bar *bar;
+	bool first;
 	int rc;
 
 	*barp = NULL;
@@ -368,11 +371,14 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 	};
 	guard_publish(bar->slot, dev, bar->map, bar->map_len, bar->prot);
 	pthread_mutex_lock(&bar->gd->lock);
+	first = !bar->gd->bars;
 	bar->next = bar->gd->bars;
 	bar->gd->bars = bar;
 	pthread_mutex_unlock(&bar->gd->lock);
 	pthread_mutex_unlock(&room_lock);
 
+	if (first)
+		svio_device_hook_add(dev, &bar->gd->hook);
 	if (flags & SVIO_BAR_WC)
 		svio_log_info("%s: region %u is mapped uncached: VFIO offers no write-combining", svio_device_name(dev),
 			      region);
@@ -381,7 +387,10 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 	return 0;
 
 undev:
-	put_dev(bar->gd);
+	if (!bar->gd->bars) {
+		put_dev(bar->gd);
+		free_dev(bar->gd);
+	}
 unreserve:
 	guard_release(bar->slot);
 unguard:
@@ -396,6 +405,7 @@ free_bar:
 void svio_bar_unmap(struct svio_bar *pub)
 {
 	struct bar *bar = (struct bar *)pub, **p;
+	struct guard_dev *gd;
 
 	_Static_assert(offsetof(struct bar, pub) == 0, "a struct svio_bar is the beginning of ours");
 	if (!bar)
@@ -411,9 +421,15 @@ void svio_bar_unmap(struct svio_bar *pub)
 		guard_release(bar->slot);
 		munmap(bar->map, bar->map_len);
 	}
-	put_dev(bar->gd);
+	gd = bar->gd->bars ? NULL : bar->gd;
+	if (gd)
+		put_dev(gd);
 	put_guard();
 	pthread_mutex_unlock(&room_lock);
+	if (gd) {
+		svio_device_hook_remove(gd->dev, &gd->hook);
+		free_dev(gd);
+	}
 	free(bar);
 }
 

@@ -200,22 +200,26 @@ static void test_hook(void)
 	CU_ASSERT_EQUAL(fake_load(bar, 4), fake_reg(&f, 4));
 	CU_ASSERT_EQUAL(fake_load(big, 0x11000), fake_reg(&f, FAKE_BAR_LEN + 0x19000));
 
-	/* Nested: the inner end restores nothing. */
-	f.hook->prepare(f.hook->ctx, fake_dev(&f));
-	f.hook->prepare(f.hook->ctx, fake_dev(&f));
-	f.hook->done(f.hook->ctx, fake_dev(&f), 0);
-	CU_ASSERT_TRUE(svio_bar_revoked(bar));
 	/* The reset failed, the device is as it was. */
+	f.hook->prepare(f.hook->ctx, fake_dev(&f));
 	f.hook->done(f.hook->ctx, fake_dev(&f), -ENOTTY);
 	CU_ASSERT_FALSE(svio_bar_revoked(bar));
 
-	/* Orderly disable: it ends with decoding off. */
+	/* It ends with decoding off. */
 	f.hook->prepare(f.hook->ctx, fake_dev(&f));
 	fake_off(&f);
 	f.hook->done(f.hook->ctx, fake_dev(&f), 0);
 	CU_ASSERT_TRUE(svio_bar_revoked(bar) && fake_revoked_event(&f));
 	fake_on(&f);
 	CU_ASSERT_EQUAL(svio_bar_restore(fake_dev(&f)), 0);
+
+	/* An end without a beginning: registered in between. */
+	fake_off(&f);
+	(void)fake_load(bar, 0);
+	fake_on(&f);
+	f.hook->done(f.hook->ctx, fake_dev(&f), 0);
+	CU_ASSERT_FALSE(svio_bar_revoked(bar));
+	CU_ASSERT_EQUAL(fake_load(bar, 4), fake_reg(&f, 4));
 
 	/* Gone. */
 	f.hook->prepare(f.hook->ctx, fake_dev(&f));
