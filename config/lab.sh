@@ -22,10 +22,9 @@ jobs=${SVIO_LAB_JOBS:-$(nproc)}
 host_packages=(apt dpkg debian-archive-keyring mmdebstrap busybox-static kmod
 	pciutils python3 util-linux xz-utils zstd)
 
-# Packages installed in the root for building modules and kernels (trixie).
-modules_root_packages=(linux-headers-amd64 gcc make libc6-dev kmod xz-utils)
-kernel_build_packages=(gcc make libc6-dev bc bison flex libelf-dev libssl-dev kmod
-	xz-utils perl-base python3-minimal)
+# Packages of trixie in the root where modules and kernels are built.
+modules_root_packages=(linux-headers-amd64 gcc make libc6-dev bc bison flex libelf-dev
+	libssl-dev kmod xz-utils)
 
 usage()
 {
@@ -201,7 +200,7 @@ apt_view()
 			"run: apt-get update && apt-get install debian-archive-keyring"
 	sources=$(apt_sources "$suite")
 	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
-	: >"$dir/status"
+	[ -e "$dir/status" ] || : >"$dir/status"
 	if [ "$(cat "$dir/sources.list" 2>/dev/null || true)" = "$sources" ] &&
 	   [ -n "$(find "$dir/updated" -mmin "-$((index_max_age * 60))" 2>/dev/null || true)" ]; then
 		return
@@ -218,11 +217,21 @@ apt_view()
 	say "using the package lists fetched on $(date -r "$dir/updated" +%F)"
 }
 
-# apt_closure PACKAGE...: NAME=VERSION of these and all they depend on.
+# apt_closure SUITE PACKAGE...: NAME=VERSION of these and all they depend on. The
+# answer is kept until the package lists are fetched again.
 apt_closure()
 {
-	apt-get "${aptopts[@]}" -s install "$@" |
-		awk '$1 == "Inst" { v = $3; sub(/^\(/, "", v); print $2 "=" v }'
+	local dir=$lab/apt/$1 answer
+
+	shift
+	answer=$dir/closure-$(echo "$@" | digest)
+	if [ ! "$answer" -nt "$dir/updated" ]; then
+		apt-get "${aptopts[@]}" -s install "$@" |
+			awk '$1 == "Inst" { v = $3; sub(/^\(/, "", v); print $2 "=" v }' >"$answer.new"
+		[ -s "$answer.new" ] || return 0
+		mv "$answer.new" "$answer"
+	fi
+	cat "$answer"
 }
 
 # apt_unpack DIR NAME=VERSION...: fetches (and verifies) packages, unpacks them into DIR.
@@ -251,7 +260,7 @@ make_qemu()
 	local list key
 
 	apt_view trixie
-	list=$(apt_closure qemu-system-x86)
+	list=$(apt_closure trixie qemu-system-x86)
 	[ -n "$list" ] || die "qemu-system-x86 cannot be resolved in trixie-backports"
 	key=$({ declare -f make_qemu apt_unpack; echo "$list"; } | digest)
 	! current qemu "$key" || return 0
@@ -288,7 +297,7 @@ make_packaged_kernel()
 	local name=kernel-$1 suite=$2 list key release vmlinuz modules
 
 	apt_view "$suite"
-	list=$(apt_closure linux-image-amd64 | grep -E '^linux-(image|binary|modules|base)-[0-9]' || true)
+	list=$(apt_closure "$suite" linux-image-amd64 | grep -E '^linux-(image|binary|modules|base)-[0-9]' || true)
 	[ -n "$list" ] || die "linux-image-amd64 of $suite depends on no kernel package" \
 		"its packaging has changed: config/lab.sh, make_packaged_kernel must follow it"
 	key=$({ declare -f make_packaged_kernel apt_unpack; cat "$here/lab/extract-vmlinux"
@@ -318,6 +327,119 @@ make_packaged_kernel()
 	say "$name: ready, $release"
 }
 
+# --- the root for building modules and kernels ----------------------------------
+
+# What mmdebstrap's apt must know of the host's: how to reach the archive.
+apt_access_options()
+{
+	apt-config dump | sed -n 's/^\(Acquire::\(https\?\|Check\|Retries\)[^ ]* ".\+"\);$/--aptopt=\1/p'
+}
+
+make_modules_root()
+{
+	local list key access=() sources
+
+	[ "$(id -u)" = 0 ] || die "making modules-root needs root" "run it as root, or leave it out"
+	apt_view trixie
+	list=$(apt_closure trixie "${modules_root_packages[@]}")
+	[ -n "$list" ] || die "cannot resolve in trixie-backports: ${modules_root_packages[*]}"
+	key=$({ declare -f make_modules_root; echo "$list"; } | digest)
+	! current modules-root "$key" || return 0
+
+	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	chmod 755 "$tmp"
+	say "modules-root: installing ${modules_root_packages[*]}"
+	readarray -t access < <(apt_access_options)
+	sources=$(sed 's/ \[[^]]*\]//' "$lab/apt/trixie/sources.list")
+	mmdebstrap --quiet --mode=root --variant=apt --keyring="$keyring" \
+		--include="$(tr ' ' , <<<"${modules_root_packages[*]}")" "${access[@]}" \
+		--aptopt='APT::Install-Recommends "false"' \
+		--aptopt='APT::Default-Release "trixie-backports"' \
+		trixie "$tmp/root" - <<<"$sources" >"$tmp/log" 2>&1 || {
+		tail -n 20 "$tmp/log" >&2
+		die "mmdebstrap failed"
+	}
+	mkdir "$tmp/root/build"
+	grep -E '^linux-headers-[0-9]+.*-amd64=' <<<"$list" >"$tmp/version"
+	publish modules-root "$key"
+	say "modules-root: ready"
+}
+
+# in_root DIR COMMAND...: runs it in modules-root, with DIR at /build. The mounts
+# are in a namespace of its own and go with it.
+in_root()
+{
+	local dir=$1
+
+	shift
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	unshare --mount --propagation private --pid --fork --kill-child sh -ec '
+		root=$1 dir=$2
+		shift 2
+		mount --bind "$dir" "$root/build"
+		mount -t proc proc "$root/proc"
+		mount --rbind /dev "$root/dev"
+		exec chroot "$root" "$@"' sh "$lab/modules-root/root" "$dir" \
+		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 "$@"
+}
+
+# make_own_kernel NAME FRAGMENT...
+make_own_kernel()
+{
+	local name=kernel-$1 source key dropped tarball release started=$SECONDS
+
+	shift
+	apt_view trixie
+	source=$(apt_closure trixie linux-source | grep -E '^linux-source-[0-9]' || true)
+	[ -n "$source" ] || die "linux-source of trixie-backports depends on no kernel source"
+	key=$({ declare -f make_own_kernel in_root; cat "$@"; echo "$source"; } | digest)
+	! current "$name" "$key" || return 0
+	make_modules_root
+
+	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	say "$name: fetching $source"
+	apt_unpack "$tmp/deb" "$source"
+	tarball=$(find "$tmp/deb" -name 'linux-source-*.tar.*' -type f)
+	[ -f "$tarball" ] || die "$source holds no tarball"
+	mkdir "$tmp/build"
+	tar -xf "$tarball" -C "$tmp/build" --strip-components=1
+	rm -rf "$tmp/deb"
+
+	cat "$@" >"$tmp/build/svio.config"
+	say "$name: configuring"
+	in_root "$tmp/build" make -C /build KCONFIG_ALLCONFIG=svio.config allnoconfig \
+		>"$tmp/log" 2>&1 || { tail -n 20 "$tmp/log" >&2; die "configuring failed"; }
+	# A later fragment may say otherwise than an earlier one: the last line counts.
+	awk -F= '/^CONFIG_/ { want[$1] = $0 } END { for (o in want) print want[o] }' \
+		"$tmp/build/svio.config" | sort >"$tmp/wanted"
+	dropped=$(grep -vxFf "$tmp/build/.config" "$tmp/wanted" || true)
+	# shellcheck disable=SC2086 # one word per line of it
+	[ -z "$dropped" ] || die "the kernel's Kconfig does not take these lines:" $dropped
+
+	say "$name: building with $jobs jobs; this takes several minutes"
+	in_root "$tmp/build" make -C /build -j"$jobs" vmlinux modules_prepare >"$tmp/log" 2>&1 || {
+		grep -E -B2 -A5 'error|Error' "$tmp/log" | tail -n 30 >&2
+		die "building the kernel failed"
+	}
+	in_root "$tmp/build" make -s -C /build kernelrelease >"$tmp/release" 2>/dev/null
+	release=$(cat "$tmp/release")
+	mkdir -p "$tmp/lib/modules/$release"
+	cp "$tmp"/build/modules.builtin* "$tmp/lib/modules/$release/"
+	: >"$tmp/lib/modules/$release/modules.order"
+	PATH=$PATH:/usr/sbin:/sbin depmod -b "$tmp" "$release"
+	in_root "$tmp/build" strip -g -o /build/vmlinux.stripped /build/vmlinux
+	mv "$tmp/build/vmlinux.stripped" "$tmp/vmlinux"
+	cp "$tmp/build/.config" "$tmp/config"
+	# What stays is what modules are built against.
+	find "$tmp/build" -path "$tmp/build/scripts" -prune -o -path "$tmp/build/tools" -prune -o \
+		-type f ! -name '*.h' ! -name 'Makefile*' ! -name 'Kbuild*' ! -name 'Kconfig*' \
+		! -name Module.symvers ! -name .config ! -name auto.conf ! -name '*.release' \
+		! -name vmlinux.symvers ! -name '*.lds' -delete
+	echo "$source" >"$tmp/version"
+	publish "$name" "$key"
+	say "$name: ready, $release, after $((SECONDS - started)) s"
+}
+
 # --- commands -------------------------------------------------------------------
 
 check_host()
@@ -340,7 +462,7 @@ prepare()
 	[ $# -gt 0 ] || set -- stock bookworm
 	for what in "$@"; do
 		case $what in
-		stock | bookworm) ;;
+		stock | bookworm | own | own-debug | modules-root) ;;
 		*) die "unknown thing to prepare: $what" "see config/lab.sh --help" ;;
 		esac
 	done
@@ -351,6 +473,16 @@ prepare()
 		case $what in
 		stock) make_packaged_kernel stock trixie ;;
 		bookworm) make_packaged_kernel bookworm bookworm ;;
+		modules-root)
+			# Its headers are those of the current stock kernel.
+			make_packaged_kernel stock trixie
+			make_modules_root
+			;;
+		own) make_own_kernel own "$here/lab/kernel-own.config" ;;
+		own-debug)
+			make_own_kernel own-debug "$here/lab/kernel-own.config" \
+				"$here/lab/kernel-own-debug.config"
+			;;
 		esac
 	done
 }

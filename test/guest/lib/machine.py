@@ -112,7 +112,7 @@ class Machine:
             self._socks[name] = ours
             self._sel.register(ours, selectors.EVENT_READ, name)
             args += ["-chardev", f"socket,id=lab-{name},fd={other.fileno()}"]
-        args += ["-mon", "chardev=lab-qmp,mode=control", "-serial", "chardev:lab-console"]
+        args += ["-qmp", "chardev:lab-qmp", "-serial", "chardev:lab-console"]
         for nr, name in enumerate(self.PORTS, 1):
             args += ["-device", f"virtserialport,bus=lab-serial.0,nr={nr},"
                      f"chardev=lab-{name},name=svio.{name}"]
