@@ -30,7 +30,8 @@ usage()
 {
 	cat <<USAGE
 usage: config/lab.sh prepare [stock] [bookworm] [own] [own-debug] [modules-root]
-       config/lab.sh status | packages | dir | clean [--all] | --help
+       config/lab.sh module KERNEL TREE SUBDIR OUT
+       config/lab.sh status | packages | dir [NAME] | clean [--all] | --help
 
 prepare   makes what test/guest/vm needs: QEMU, and the things named:
   stock         the current kernel of trixie-backports
@@ -42,6 +43,9 @@ prepare   makes what test/guest/vm needs: QEMU, and the things named:
   modules-root  a root in which modules are built against the stock kernel
                 (needs root); its path: config/lab.sh dir modules-root
   With no name: stock and bookworm. What is there and current is kept.
+module    builds the kernel module in SUBDIR of the source directory TREE against
+          KERNEL (stock, own or own-debug; needs root) and copies its .ko files
+          into the directory OUT.
 status    lists the entries.
 packages  prints the host's Debian packages that the lab needs.
 dir       prints the cache directory, or with a name that entry's directory.
@@ -130,20 +134,22 @@ digest()
 # --- the Debian archive, seen without touching the host's package state ------
 
 # apt_uri LABEL: the URI of the host's apt source with that label ("Debian" or
-# "Debian-Security"). Where the host has no package lists yet, the label is not
-# known to apt, and the suite's name decides.
+# "Debian-Security"). While the host has no package lists, apt knows no labels, and
+# the suite's name decides.
 apt_uri()
 {
-	local rows
+	local uri
 
 	# shellcheck disable=SC2016 # apt expands these
-	rows=$(apt-get indextargets \
-		--format '$(ORIGIN)|$(LABEL)|$(RELEASE)|$(REPO_URI)' 'Created-By: Packages')
-	awk -F'|' -v label="$1" '
-		{ guess = $3 ~ /security/ ? "Debian-Security" : "Debian" }
-		$1 == "Debian" && $2 == label { print $4; found = 1; exit }
-		$1 == "" && $4 ~ /debian/ && guess == label && fallback == "" { fallback = $4 }
-		END { if (!found && fallback != "") print fallback }' <<<"$rows"
+	uri=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
+		awk -F'|' -v label="$1" '$1 == "Debian" && $2 == label && !n++ { print $3 }')
+	# shellcheck disable=SC2016
+	[ -n "$uri" ] || uri=$(apt-get indextargets --no-release-info \
+		--format '$(RELEASE)|$(REPO_URI)' 'Created-By: Packages' |
+		awk -F'|' -v label="$1" '
+			$1 ~ /^(bookworm|trixie|(old)?stable)$/ && label == "Debian" && !n++ { print $2 }
+			$1 ~ /-security$/ && label == "Debian-Security" && !n++ { print $2 }')
+	echo "$uri"
 }
 
 # apt_options SUITE: options that make apt see SUITE alone, in $aptopts.
@@ -305,14 +311,17 @@ make_packaged_kernel()
 	! current "$name" "$key" || return 0
 
 	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	# shellcheck disable=SC2086 # one word per package
 	say "$name: fetching and unpacking" $list
 	# shellcheck disable=SC2086 # one word per package
 	apt_unpack "$tmp/root" $list
 	# The image is in /boot, or beside its modules; those are in /lib or /usr/lib.
 	vmlinuz=$(find "$tmp/root" -type f -name 'vmlinuz*')
 	modules=$(find "$tmp/root" -type d -path '*/lib/modules/*' -name kernel -prune)
-	[ -f "$vmlinuz" ] && [ -d "$modules" ] ||
+	if [ ! -f "$vmlinuz" ] || [ ! -d "$modules" ]; then
+		# shellcheck disable=SC2086
 		die "the packages do not hold exactly one kernel with its modules:" $list
+	fi
 	release=$(basename "${modules%/kernel}")
 	mkdir -p "$tmp/lib/modules"
 	mv "$vmlinuz" "$tmp/vmlinuz"
@@ -359,14 +368,16 @@ make_modules_root()
 		tail -n 20 "$tmp/log" >&2
 		die "mmdebstrap failed"
 	}
-	mkdir "$tmp/root/build"
+	mkdir "$tmp/root/build" "$tmp/root/kernel"
 	grep -E '^linux-headers-[0-9]+.*-amd64=' <<<"$list" >"$tmp/version"
 	publish modules-root "$key"
 	say "modules-root: ready"
 }
 
-# in_root DIR COMMAND...: runs it in modules-root, with DIR at /build. The mounts
-# are in a namespace of its own and go with it.
+# in_root DIR COMMAND...: runs it in modules-root, with DIR at /build and, if set,
+# $kernel_tree at /kernel. The mounts are in a namespace of its own and go with it.
+kernel_tree=
+
 in_root()
 {
 	local dir=$1
@@ -374,12 +385,13 @@ in_root()
 	shift
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	unshare --mount --propagation private --pid --fork --kill-child sh -ec '
-		root=$1 dir=$2
-		shift 2
+		root=$1 dir=$2 tree=$3
+		shift 3
 		mount --bind "$dir" "$root/build"
+		[ -z "$tree" ] || mount --bind "$tree" "$root/kernel"
 		mount -t proc proc "$root/proc"
 		mount --rbind /dev "$root/dev"
-		exec chroot "$root" "$@"' sh "$lab/modules-root/root" "$dir" \
+		exec chroot "$root" "$@"' sh "$lab/modules-root/root" "$dir" "$kernel_tree" \
 		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 "$@"
 }
 
@@ -438,6 +450,38 @@ make_own_kernel()
 	echo "$source" >"$tmp/version"
 	publish "$name" "$key"
 	say "$name: ready, $release, after $((SECONDS - started)) s"
+}
+
+# module KERNEL TREE SUBDIR OUT
+module()
+{
+	local headers
+
+	[ $# = 4 ] || { usage >&2; exit 2; }
+	[ "$(id -u)" = 0 ] || die "building modules needs root"
+	[ -d "$2/$3" ] || die "no directory $2/$3"
+	[ -d "$4" ] || die "no directory $4"
+	case $1 in
+	stock) prepare stock modules-root ;;
+	own | own-debug)
+		prepare "$1"
+		kernel_tree=$(readlink -f "$lab/kernel-$1")/build
+		;;
+	*) die "modules are built for stock, own and own-debug, not for $1" ;;
+	esac
+	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	cp -a "$2/." "$tmp/"
+	headers=/kernel
+	if [ "$1" = stock ]; then
+		headers=/lib/modules/$(cat "$lab/kernel-stock/release")/build
+		[ -e "$lab/modules-root/root$headers" ] ||
+			die "modules-root holds no headers of kernel $(cat "$lab/kernel-stock/release")" \
+				"the archive is between two versions: try again later"
+	fi
+	say "building $3 for $1"
+	in_root "$tmp" make -C "$headers" "M=/build/$3" modules >&2 ||
+		die "the module does not build"
+	cp "$tmp/$3"/*.ko "$4/"
 }
 
 # --- commands -------------------------------------------------------------------
@@ -499,7 +543,9 @@ clean()
 		return
 	fi
 	for entry in "$lab"/*-*; do
-		[ -d "$entry" ] && [ ! -L "$entry" ] || continue
+		if [ ! -d "$entry" ] || [ -L "$entry" ]; then
+			continue
+		fi
 		name=$(basename "$entry")
 		[ "$(readlink "$lab/${name%-*}" || true)" = "$name" ] || {
 			say "removing $name"
@@ -534,6 +580,7 @@ main()
 	[ $# = 0 ] || shift
 	case $command in
 	prepare) prepare "$@" ;;
+	module) module "$@" ;;
 	clean) clean "$@" ;;
 	status) status ;;
 	packages) printf '%s\n' "${host_packages[@]}" ;;
@@ -543,4 +590,4 @@ main()
 	esac
 }
 
-main "$@"
+main "$@"; exit

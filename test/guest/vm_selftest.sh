@@ -230,11 +230,11 @@ t_interrupted()
 		sleep 0.1
 	done
 	qemu=$(pgrep -P $pid)
-	[ -n "$qemu" ] && kill -0 $qemu || { echo "no emulator found"; return 1; }
+	kill -0 "$qemu" || { echo "no emulator found"; return 1; }
 	kill -KILL $pid
 	wait $pid 2>/dev/null
 	for _ in $(seq 50); do
-		kill -0 $qemu 2>/dev/null || return 0
+		kill -0 "$qemu" 2>/dev/null || return 0
 		sleep 0.1
 	done
 	echo "the emulator outlived the runner"
