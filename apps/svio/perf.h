@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The engine behind `svio nvme perf`: keeps queues full, counts, measures, and proves what was written.
+ *
+ *	perf_create() → perf_attach(controller) → perf_start(PERF_RUN) → perf_wait()/perf_sample()… → perf_stop() →
+ *	perf_join() → [perf_start(PERF_READBACK) → perf_wait()… → perf_join()] → perf_get_result() → perf_detach() →
+ *	perf_destroy()
+ *
+ * A device that goes away ends the run by itself: all requests complete with -ENODEV, perf_running() becomes false,
+ * perf_gone() says why. perf_detach(), another perf_attach() and the same engine goes on with its counters and its book.
+ *
+ * A request is submitted again from its own completion callback, held back from the doorbell until the poll's end: one
+ * doorbell per batch, one reading of the cycle counter per request, no lock and no system call.
+ *
+ * Exactly once. Every submission has a tag in the low bits of its callback's context. A completion for a request that
+ * is not in flight, or of an earlier submission, is counted as `doubled`; what has not completed when the drain
+ * time is over is counted as `lost`.
+ *
+ * Threads: everything here is called by one thread, except perf_sample(), perf_running() and perf_gone().
+ */
+#ifndef SVIO_PERF_H
+#define SVIO_PERF_H
+
+#include <sched.h>
+#include "svio_nvme.h"
+#include "verify.h"
+
+struct perf;
+
+enum perf_rw { PERF_RANDREAD, PERF_RANDWRITE, PERF_READ, PERF_WRITE, PERF_RANDRW, PERF_RW_KINDS };
+enum perf_op { PERF_OP_READ, PERF_OP_WRITE, PERF_OPS };
+
+#define PERF_MAX_QUEUES 256
+#define PERF_MAX_QD	65535
+#define PERF_MAX_BS	(1u << 20)
+/* Slots of the book; the range under --verify is cut to as many requests. */
+#define PERF_MAX_SLOTS	(UINT64_C(1) << 22)
+
+struct perf_config {
+	enum perf_rw rw;
+	uint32_t bs;	   /* bytes of a request: a multiple of the block size */
+	uint32_t offset;   /* of the buffers into their page: a multiple of 4, below 4096 */
+	uint32_t qd;	   /* requests in flight, of each queue */
+	uint32_t queues;
+	uint32_t batch;	   /* completions per poll, and so requests per doorbell; 0 = all there are */
+	uint32_t read_pct; /* PERF_RANDRW: reads of a hundred requests */
+	uint64_t lba;	   /* the range under test, in blocks of the namespace */
+	uint64_t blocks;   /* 0 = to the end */
+	uint64_t seed;	   /* of the access pattern: the same seed, the same addresses */
+	bool verify;
+	bool interrupts;   /* sleep when idle, instead of polling on */
+	uint32_t drain_ms; /* how long requests may take to complete after the stop */
+	cpu_set_t cpus;	   /* one thread each, as many as there are queues; empty = one thread, anywhere */
+};
+
+/*
+ * Allocate queues, buffers (room mem must be started) and, with verify, the book. *config is copied. Fails explained when
+ * the numbers do not fit the namespace.
+ */
+int perf_create(const struct perf_config *config, const struct svio_nvme_ns *ns, struct perf **perfp);
+void perf_destroy(struct perf *perf);
+
+/* Bytes of DMA memory that perf_create() will allocate. */
+uint64_t perf_memory(const struct perf_config *config);
+
+/*
+ * Create the queue pairs. On a second controller, same_medium says that its namespace holds what the first one's did: the book
+ * stays. Otherwise it begins anew, and so does the run's number.
+ */
+int perf_attach(struct perf *perf, struct svio_device *dev, struct svio_nvme *nvme, const struct svio_nvme_ns *ns,
+		bool same_medium);
+/* Destroy the queue pairs. Not while running. Does nothing when not attached. */
+void perf_detach(struct perf *perf);
+
+/* PERF_READBACK reads and checks every slot that was written, each queue those of its neighbour. */
+enum perf_phase { PERF_RUN, PERF_READBACK };
+int perf_start(struct perf *perf, enum perf_phase phase);
+/* Submit no more. The threads end when everything in flight has completed, or the drain time is over. */
+void perf_stop(struct perf *perf);
+/* Wait for the threads. 0; -ENODEV the device went away; or the error that ended the run, explained. */
+int perf_join(struct perf *perf);
+
+/* Sleep until `until_ns` (svio_now_ns()), a thread's end, or a signal. */
+void perf_wait(struct perf *perf, uint64_t until_ns);
+bool perf_running(const struct perf *perf);
+bool perf_gone(const struct perf *perf);
+/* Interrupt mode: make sleeping queues look at their device's events. */
+void perf_wake(struct perf *perf);
+
+/* What has been completed well so far, all queues. */
+struct perf_sample {
+	uint64_t ops[PERF_OPS];
+	uint64_t failed;
+};
+void perf_sample(const struct perf *perf, struct perf_sample *sample);
+
+#define PERF_STATUSES 16
+#define PERF_COMPLAINTS 8
+
+struct perf_complaint { /* a block that failed its check */
+	uint64_t lba, seq, min, max;
+	enum verify_result result;
+};
+
+struct perf_result {
+	uint32_t bs;
+	uint32_t threads;
+	uint64_t lba, blocks; /* the range in fact used */
+	bool range_cut;	      /* smaller than asked for, so that the book fits */
+	uint64_t run;	      /* the run's number, as in the blocks */
+	uint64_t submitted, completed_ok, completed_err, lost, doubled;
+	struct perf_status {
+		int status;
+		uint64_t count;
+	} status[PERF_STATUSES]; /* of failed requests; count 0 ends the list; the last row may collect the rest (status 0) */
+	uint64_t verified[VERIFY_RESULTS]; /* blocks, of both phases */
+	uint64_t verify_errors;
+	uint64_t slots_written;		   /* requests' worth of different places written */
+	uint64_t readback_slots;	   /* of them, read back in PERF_READBACK */
+	uint32_t complaints;
+	struct perf_complaint complaint[PERF_COMPLAINTS];
+	struct svio_hist latency[PERF_OPS]; /* cycles of svio_cycles() */
+};
+void perf_get_result(const struct perf *perf, struct perf_result *result);
+
+#endif
