@@ -146,6 +146,11 @@ static int region_load(struct svio_device *dev, uint32_t index, struct svio__reg
 		      (raw->flags & VFIO_REGION_INFO_FLAG_MMAP ? SVIO_REGION_MMAP : 0u);
 	if (!(info->flags & SVIO_REGION_MMAP))
 		goto out;
+	/* Capabilities that are announced and not shown would make the whole region look mappable. */
+	if (raw->flags & VFIO_REGION_INFO_FLAG_CAPS && !raw->cap_offset) {
+		err = svio_fail(EPROTO, "%s: region %u: the reply has no room for its capabilities", dev->name, index);
+		goto out;
+	}
 	err = svio__chain_find(reply, len, sizeof(*raw), raw->flags & VFIO_REGION_INFO_FLAG_CAPS ? raw->cap_offset : 0,
 			       VFIO_REGION_INFO_CAP_SPARSE_MMAP, &cap, &room);
 	if (!err) {
