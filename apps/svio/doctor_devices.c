@@ -31,7 +31,7 @@ static void report_candidate(struct doctor *doc, const struct svio_pci_info *inf
 		f = doctor_add(doc, "device", DOCTOR_OK, "%s (%s) can be used; it is %s%s now", info->name,
 			       ability->driver, info->has_driver ? "bound to " : "unbound",
 			       info->driver);
-		doctor_remedy(f, "svio bind %s", info->name);
+		doctor_remedy(f, "%s", ability->why + strlen("run: "));
 		return;
 	default:
 		/* The sentence says what is in the way and what to run. */

@@ -35,9 +35,26 @@ static struct pci_access *names(void)
 
 const char *pcidev_class_name(uint32_t class_code)
 {
+	/* PCI Code and ID Assignment §1.1, for machines without pci.ids */
+	static const char *const base[] = {
+		[0x01] = "Mass storage", [0x02] = "Network", [0x03] = "Display", [0x04] = "Multimedia",
+		[0x05] = "Memory", [0x06] = "Bridge", [0x07] = "Communication", [0x08] = "System peripheral",
+		[0x0b] = "Processor", [0x0c] = "Serial bus", [0x0d] = "Wireless", [0x10] = "Encryption",
+		[0x12] = "Accelerator",
+	};
 	static char buf[128];
+	const char *name;
 
-	return pci_lookup_name(names(), buf, sizeof(buf), PCI_LOOKUP_CLASS, class_code >> 8);
+	name = pci_lookup_name(names(), buf, sizeof(buf), PCI_LOOKUP_CLASS | PCI_LOOKUP_NO_NUMBERS,
+			       class_code >> 8);
+	if (name)
+		return name;
+	if (class_code == CLASS_NVME)
+		return "NVMe controller";
+	if (class_code >> 16 < SVIO_ARRAY_SIZE(base) && base[class_code >> 16])
+		return base[class_code >> 16];
+	snprintf(buf, sizeof(buf), "%04x", class_code >> 8);
+	return buf;
 }
 
 const char *pcidev_device_name(uint16_t vendor, uint16_t device)
@@ -66,6 +83,21 @@ static void set_why(struct pcidev_ability *ability, enum pcidev_use use)
 {
 	ability->use = use;
 	snprintf(ability->why, sizeof(ability->why), "%s", svio_last_error());
+}
+
+/* A group changes hands as a whole: the members that a kernel driver has go along. */
+static void name_what_to_bind(const struct svio_pci_info *info, char *text, size_t len)
+{
+	struct svio_pci_info *list;
+	size_t count, used = (size_t)snprintf(text, len, "run: svio bind %s", info->name);
+
+	if (svio_pci_group_devices(info->iommu_group, &list, &count))
+		return;
+	for (size_t i = 0; i < count && used < len; i++)
+		if (strcmp(list[i].name, info->name) != 0 && list[i].has_driver && !list[i].is_bridge &&
+		    !pcidev_on_vfio(&list[i]) && strcmp(list[i].driver, "pci-stub") != 0)
+			used += (size_t)snprintf(text + used, len - used, " %s", list[i].name);
+	free(list);
 }
 
 void pcidev_ability(const struct svio_pci_info *info, struct pcidev_ability *ability)
@@ -100,7 +132,7 @@ void pcidev_ability(const struct svio_pci_info *info, struct pcidev_ability *abi
 		return;
 	}
 	ability->use = PCIDEV_BINDABLE;
-	snprintf(ability->why, sizeof(ability->why), "run: svio bind %s", info->name);
+	name_what_to_bind(info, ability->why, sizeof(ability->why));
 }
 
 bool pcidev_parse(const char *text, struct svio_pci_addr *addr)

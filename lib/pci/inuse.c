@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Is the running system using a function? Its block devices and network interfaces are asked, and for a function that
- * VFIO has, the process that holds its group.
+ * Is the running system using a function? Its block devices and network interfaces are asked.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
-#include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include "pci_priv.h"
 
 /* ---- which devices are below the function ------------------------------------------------------------ */
@@ -64,20 +60,6 @@ static bool subsystem_reaches(const char *block, const char *top)
 }
 
 /* ---- block devices ----------------------------------------------------------------------------------- */
-
-bool svio__block_claimed(const char *name)
-{
-	char path[PATH_MAX];
-	int fd;
-
-	if (svio__path(path, "/dev/%s", name))
-		return false;
-	/* O_EXCL on a block device: EBUSY when the kernel has claimed it or a part of it (open(2)). */
-	fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK);
-	if (fd >= 0)
-		close(fd);
-	return fd < 0 && errno == EBUSY;
-}
 
 /*
  * One line of mountinfo (proc_pid_mountinfo(5)): "id parent major:minor root mountpoint options [...] - type source ...".
@@ -268,54 +250,4 @@ int svio_pci_in_use(const struct svio_pci_addr *addr)
 				 "%s: there is no such PCI function; run: svio list --all", name);
 	rc = each_of_class("block", name, top, block_in_use);
 	return rc ? rc : each_of_class("net", name, top, net_in_use);
-}
-
-/* ---- who holds a VFIO group -------------------------------------------------------------------------- */
-
-static bool process_has_open(const char *pid, const char *file)
-{
-	char dir[PATH_MAX], target[PATH_MAX];
-	struct dirent *entry;
-	bool found = false;
-	ssize_t n;
-	DIR *d;
-
-	if (svio__path(dir, "/proc/%s/fd", pid) || !(d = opendir(dir)))
-		return false;
-	while (!found && (entry = readdir(d)) != NULL) {
-		n = readlinkat(dirfd(d), entry->d_name, target, sizeof(target) - 1);
-		if (n <= 0)
-			continue;
-		target[n] = '\0';
-		found = strcmp(target, file) == 0;
-	}
-	closedir(d);
-	return found;
-}
-
-pid_t svio__vfio_group_user(int group)
-{
-	char path[PATH_MAX], file[64];
-	struct dirent *entry;
-	pid_t user = -1;
-	uint64_t pid;
-	DIR *d;
-	int fd;
-
-	if (svio__path(path, "/dev/vfio/%d", group))
-		return 0;
-	/* A group opens once: EBUSY tells that somebody has it (Linux drivers/vfio/group.c). */
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd >= 0)
-		close(fd);
-	if (fd >= 0 || errno != EBUSY)
-		return 0;
-	snprintf(file, sizeof(file), "/dev/vfio/%d", group);
-	if (svio__path(path, "/proc") || !(d = opendir(path)))
-		return -1;
-	while (user < 0 && (entry = readdir(d)) != NULL)
-		if (!svio_parse_u64(entry->d_name, INT_MAX, &pid) && process_has_open(entry->d_name, file))
-			user = (pid_t)pid;
-	closedir(d);
-	return user;
 }
