@@ -2,12 +2,18 @@
 /*
  * svio ioas: I/O address spaces: which memory devices reach, and at which IOVA.
  *
- * An ioas spans all devices attached to it: a mapping is made on every one of them or on none. By default IOVA = VA, where the
- * IOMMU's aperture and reserved ranges allow it; otherwise IOVAs come from an allocator over the valid ranges, congruent to the
- * virtual address modulo 2 MiB and 1 GiB where the size makes superpages possible.
+ * An ioas spans all devices attached to it: a mapping is made on every one of them or on none. By default IOVA = VA, where
+ * the aperture and the reserved ranges of every IOMMU allow it; otherwise the IOVA comes from an allocator over what they
+ * have in common, congruent to the virtual address modulo 2 MiB and 1 GiB where the mapping contains such a page.
  *
  *	svio_ioas_create() → svio_ioas_attach(device)… → [memory of room mem appears by itself] →
  *	svio_ioas_iova(ptr) in descriptors → svio_ioas_detach() → svio_ioas_destroy()
+ *
+ * IOVAs are chosen when the first device is attached, since only then it is known what can be mapped; until then translation
+ * says SVIO_IOVA_BAD (unless svio_ioas_map() was asked for an IOVA). Once chosen, an IOVA does not change while its
+ * mapping lives, also when devices come and go.
+ *
+ * Devices that can share an I/O page table do (one VFIO container for all of them); the others get a mapping each.
  *
  * Threads: translation is lock-free from any thread, at any time. Everything else takes the ioas's lock.
  *
@@ -45,40 +51,69 @@ int svio_ioas_create(const struct svio_ioas_opts *opts, struct svio_ioas **ioasp
 int svio_ioas_destroy(struct svio_ioas *ioas);
 
 /*
- * Attach: everything mapped becomes reachable by the device, or the call fails and nothing is. IOVAs already given out stay valid:
- * if the device's IOMMU cannot map one of them, -ENOSPC names it. Attach before mapping BARs or enabling interrupts.
+ * Attach: everything mapped becomes reachable by the device, or the call fails and nothing is. IOVAs already given out stay
+ * valid: if the device's IOMMU cannot map one of them, -ENOSPC names it. Attach before mapping BARs or enabling interrupts.
+ * -EALREADY attached to this ioas; -ENOSPC also: dma_entry_limit; -ENOMEM RLIMIT_MEMLOCK; or as svio_device_set_domain() and
+ * svio_dma_map().
  */
 int svio_ioas_attach(struct svio_ioas *ioas, struct svio_device *dev);
-/* The device's DMA must have stopped (bus mastering off or reset). */
+/*
+ * The device's DMA must have stopped (bus mastering off or reset). With the last device of a domain, the domain's mappings
+ * go. A device that shares its domain with others leaves it now if it has no BARs and interrupts, else when it is closed.
+ * -ENOENT not attached.
+ */
 int svio_ioas_detach(struct svio_ioas *ioas, struct svio_device *dev);
 
 /*
  * Map [ptr, ptr + len), page aligned, for prot (enum svio_dma_prot). *iova (may be NULL) is where. fd/fd_offset as
- * svio_mem_register(), -1 when unknown.
+ * svio_mem_register(), -1 when unknown. The memory becomes MADV_DONTFORK and stays so after unmap, since another ioas may have
+ * it. -EEXIST overlaps a mapping, -EINVAL not page aligned or above 48 bits, -EFAULT not mapped in the process,
+ * -ENOSPC no IOVA or no DMA mapping left, -ENOMEM RLIMIT_MEMLOCK.
  */
 int svio_ioas_map(struct svio_ioas *ioas, void *ptr, size_t len, uint32_t prot, int fd, uint64_t fd_offset, uint64_t *iova);
-/* Exactly one earlier mapping, by its address and length. */
+/* Exactly one earlier mapping, by its address and length. -EINVAL part or more of it, or memory of room mem; -ENOENT nothing there. */
 int svio_ioas_unmap(struct svio_ioas *ioas, void *ptr, size_t len);
 
-/* Map another device's BAR for peer-to-peer DMA; withdrawn while the BAR is revoked or its device is reset, gone with unmap. */
+/*
+ * Map another device's BAR for peer-to-peer DMA, readable and writable. It is withdrawn while the BAR's device is reset or its
+ * decoding is switched off in an orderly way (translation says SVIO_IOVA_BAD meanwhile), comes back at the same IOVA, and is gone with
+ * unmap. -EAGAIN the BAR is revoked now. Unmap before svio_bar_unmap().
+ */
 int svio_ioas_map_bar(struct svio_ioas *ioas, struct svio_bar *bar, uint64_t *iova);
 int svio_ioas_unmap_bar(struct svio_ioas *ioas, struct svio_bar *bar);
+/*
+ * Withdraw the mapping if the BAR is revoked, put it back if it is not. Call it when the BAR's device shows SVIO_EV_REVOKED, and again
+ * after svio_bar_restore(): nobody else notices a BAR that went without a reset of ours.
+ */
+int svio_ioas_sync_bar(struct svio_ioas *ioas, struct svio_bar *bar);
 
 /* ---- translation ----------------------------------------------------------------------------------- */
 
 /*
- * First member of struct svio_ioas, exposed for inlining: the largest mapping, tested first, at two compares; everything else is
- * found in a radix table of the same room.
+ * First member of struct svio_ioas, exposed for inlining: the largest mapping, tested first; everything else is found in a
+ * radix table of the room. The three words of a range never change once `range` has pointed to them, so one load of the
+ * pointer gives a consistent set, whatever writers do meanwhile. The first two ranges of an ioas, mostly the only ones, lie on
+ * the same cache line.
  */
-struct svio_ioas_hot {
-	_Alignas(SVIO_CACHELINE) uint64_t va; /* [va, va + len) → + delta */
-	uint64_t len;
+struct svio_ioas_hot_range {
+	uint64_t va, len; /* [va, va + len) → + delta */
 	uint64_t delta;
-	uint64_t reserved[5];
 };
+
+struct svio_ioas_hot {
+	_Alignas(SVIO_CACHELINE) const struct svio_ioas_hot_range *_Atomic range; /* never NULL */
+	struct svio_ioas_hot_range near[2];
+	uint64_t reserved;
+};
+_Static_assert(sizeof(struct svio_ioas_hot) == SVIO_CACHELINE, "one line for a translation");
 
 /* The table behind svio_ioas_iova(). Lock-free. */
 uint64_t svio_ioas_lookup(const struct svio_ioas *ioas, uint64_t va, uint64_t len);
+
+static inline const struct svio_ioas_hot_range *svio_ioas_hot_range(const struct svio_ioas *ioas)
+{
+	return atomic_load_explicit(&((const struct svio_ioas_hot *)(const void *)ioas)->range, memory_order_acquire);
+}
 
 /*
  * IOVA of [ptr, ptr + len), or SVIO_IOVA_BAD when it does not lie wholly in one mapping (len 0 counts as 1). Within one mapping,
@@ -86,7 +121,7 @@ uint64_t svio_ioas_lookup(const struct svio_ioas *ioas, uint64_t va, uint64_t le
  */
 static inline uint64_t svio_ioas_iova_range(const struct svio_ioas *ioas, const void *ptr, uint64_t len)
 {
-	const struct svio_ioas_hot *hot = (const struct svio_ioas_hot *)(const void *)ioas;
+	const struct svio_ioas_hot_range *hot = svio_ioas_hot_range(ioas);
 	uint64_t va = (uint64_t)(uintptr_t)ptr, off = va - hot->va;
 
 	if (svio_likely(off < hot->len && len <= hot->len - off))
@@ -94,15 +129,21 @@ static inline uint64_t svio_ioas_iova_range(const struct svio_ioas *ioas, const 
 	return svio_ioas_lookup(ioas, va, len);
 }
 
+/* IOVA of one byte: the same with len 1, which needs one compare less. */
 static inline uint64_t svio_ioas_iova(const struct svio_ioas *ioas, const void *ptr)
 {
-	return svio_ioas_iova_range(ioas, ptr, 1);
+	const struct svio_ioas_hot_range *hot = svio_ioas_hot_range(ioas);
+	uint64_t va = (uint64_t)(uintptr_t)ptr;
+
+	if (svio_likely(va - hot->va < hot->len))
+		return va + hot->delta;
+	return svio_ioas_lookup(ioas, va, 1);
 }
 
 struct svio_ioas_stats {
 	uint64_t mapped_bytes, mappings, devices, domains;
 	uint64_t entries_left;	/* of the scarcest domain; UINT64_MAX when unlimited */
-	bool identity;		/* every mapping has IOVA = VA */
+	bool identity;		/* every mapping that has an IOVA has IOVA = VA */
 };
 void svio_ioas_get_stats(struct svio_ioas *ioas, struct svio_ioas_stats *stats);
 

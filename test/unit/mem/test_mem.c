@@ -137,6 +137,25 @@ static void count_log(void *ctx, enum svio_log_level level, const char *line)
 	log_lines[level]++;
 }
 
+/*
+ * Mappings where arenas belong: none is left after a stop. (All mappings of the process would say less: sanitizers and malloc()
+ * make some of their own.)
+ */
+static int count_arena_maps(void)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	unsigned long long start;
+	char line[512];
+	int n = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		n += sscanf(line, "%llx-", &start) == 1 && start >= SVIO_MEM_BASE &&
+		     start < SVIO_MEM_BASE + 16 * SVIO_MEM_NODE_STRIDE;
+	if (f)
+		fclose(f);
+	return n;
+}
+
 static bool all_zero(const void *p, size_t len)
 {
 	const uint8_t *b = p;
@@ -299,7 +318,7 @@ static void test_bad_opts(void)
 static void test_alloc(void)
 {
 	struct svio_mem_stats s;
-	int fds = unit_count_fds(), maps = unit_count_maps();
+	int fds = unit_count_fds(), maps = count_arena_maps();
 	uint8_t *p, *q;
 
 	CU_ASSERT_EQUAL_FATAL(svio_mem_start(&small), 0);
@@ -358,7 +377,7 @@ static void test_alloc(void)
 	CU_ASSERT_EQUAL(s.arenas, 0);
 	svio_mem_stop(); /* one too many is harmless */
 	CU_ASSERT_EQUAL(unit_count_fds(), fds);
-	CU_ASSERT_EQUAL(unit_count_maps(), maps);
+	CU_ASSERT_EQUAL(count_arena_maps(), maps);
 }
 
 static void test_growth(void)
@@ -366,7 +385,7 @@ static void test_growth(void)
 	struct svio_mem_opts o = small;
 	struct svio_mem_stats s;
 	struct probe probe;
-	int fds = unit_count_fds(), maps = unit_count_maps(), seals;
+	int fds = unit_count_fds(), maps = count_arena_maps(), seals;
 	uint8_t *p[4], *big;
 	uint8_t *shared;
 
@@ -426,7 +445,7 @@ static void test_growth(void)
 	CU_ASSERT_EQUAL(probe.added, probe.removed);
 	svio_mem_listener_remove(&probe.l);
 	CU_ASSERT_EQUAL(unit_count_fds(), fds);
-	CU_ASSERT_EQUAL(unit_count_maps(), maps);
+	CU_ASSERT_EQUAL(count_arena_maps(), maps);
 }
 
 static void test_stop_with_leak(void)
@@ -540,7 +559,7 @@ static void test_register(void)
 /* Whatever fails first, second, …: start and growth give an explained error and leave nothing. */
 static void test_fail_nth(void)
 {
-	int fds = unit_count_fds(), maps = unit_count_maps(), n, rc, injected = 0;
+	int fds = unit_count_fds(), maps = count_arena_maps(), n, rc, injected = 0;
 	struct svio_mem_stats s;
 	struct probe probe;
 	uint8_t *p, *first;
@@ -565,13 +584,13 @@ static void test_fail_nth(void)
 		CU_ASSERT_EQUAL(s.arenas, 0);
 		CU_ASSERT_EQUAL(probe.bytes, 0);
 		CU_ASSERT_EQUAL(unit_count_fds(), fds);
-		CU_ASSERT_EQUAL(unit_count_maps(), maps);
+		CU_ASSERT_EQUAL(count_arena_maps(), maps);
 	}
 	CU_ASSERT(injected >= 10);
 	CU_ASSERT_EQUAL_FATAL(rc, 0);
 
 	first = svio_mem_alloc(1, 0, -1);
-	maps = unit_count_maps();
+	maps = count_arena_maps();
 	for (n = 1; n < 100; n++) {
 		svio_clear_error();
 		fail_nth(n);
@@ -584,7 +603,7 @@ static void test_fail_nth(void)
 		svio_mem_get_stats(&s);
 		CU_ASSERT_EQUAL(s.arena_bytes, 64 * MIB);
 		CU_ASSERT_EQUAL(probe.bytes, 64 * MIB);
-		CU_ASSERT_EQUAL(unit_count_maps(), maps);
+		CU_ASSERT_EQUAL(count_arena_maps(), maps);
 	}
 	CU_ASSERT(n > 5);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(p);
