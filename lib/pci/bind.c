@@ -19,11 +19,10 @@
 
 extern char **environ;
 
-/* What a function was before we bound it. */
+/* What a function was before we bound it. The file names vendor and device too: another one may sit there now. */
 struct record {
-	uint16_t vendor, device; /* another device at the same address is none of this record's business */
-	char driver[32];	 /* "" unbound */
-	char override[32];	 /* "" none */
+	char driver[32];   /* "" unbound */
+	char override[32]; /* "" none */
 };
 
 bool svio__driver_name_ok(const char *name)
@@ -89,30 +88,34 @@ static int make_record_dir(void)
 	return 0;
 }
 
-/* "vendor device driver override", with "-" for none. -ENOENT when there is none for this device. */
+static bool is_name_or_none(const char *text)
+{
+	return text[0] == '\0' || svio__driver_name_ok(text);
+}
+
+/* "vendor device driver override", with "-" for none. -ENOENT, and *rec untouched, when there is none for this device. */
 static int record_load(const struct svio_pci_info *info, struct record *rec)
 {
 	char path[PATH_MAX], text[128];
 	unsigned int vendor, device;
+	struct record r;
 	int rc = record_path(path, info->name);
 
 	if (!rc)
 		rc = svio__read_text(path, text, sizeof(text));
 	if (rc)
 		return rc;
-	if (sscanf(text, "%4x %4x %31s %31s", &vendor, &device, rec->driver, rec->override) != 4 ||
+	if (sscanf(text, "%4x %4x %31s %31s", &vendor, &device, r.driver, r.override) != 4 ||
 	    vendor != info->vendor || device != info->device)
 		return -ENOENT;
-	if (strcmp(rec->driver, "-") == 0)
-		rec->driver[0] = '\0';
-	if (strcmp(rec->override, "-") == 0)
-		rec->override[0] = '\0';
+	if (strcmp(r.driver, "-") == 0)
+		r.driver[0] = '\0';
+	if (strcmp(r.override, "-") == 0)
+		r.override[0] = '\0';
 	/* Names from a file become parts of paths. */
-	if ((rec->driver[0] && !svio__driver_name_ok(rec->driver)) ||
-	    (rec->override[0] && !svio__driver_name_ok(rec->override)))
+	if (!is_name_or_none(r.driver) || !is_name_or_none(r.override))
 		return -ENOENT;
-	rec->vendor = info->vendor;
-	rec->device = info->device;
+	*rec = r;
 	return 0;
 }
 
