@@ -24,8 +24,11 @@
 
 #define FAKE_MAX_MAPS 256
 
+struct fake_dev;
+
 struct svio_dma_domain {
 	int refs;
+	const struct fake_dev *home; /* began with that device: of its transport */
 	struct svio_dma_info info;
 	struct svio_dma_map maps[FAKE_MAX_MAPS];
 	unsigned int num_maps;
@@ -36,12 +39,13 @@ struct fake_dev {
 	char name[32];
 	int group;
 	struct svio_dma_domain *domain;
-	bool lonely; /* set_domain() says -EXDEV */
+	bool lonely; /* of a transport of its own: set_domain() says -EXDEV, for others to its domain too */
 	bool busy;   /* … -EBUSY */
 	struct svio_device_hook *hooks;
-	struct svio_dma_info info; /* of a domain of its own */
-	struct svio_dma_domain own;
+	struct svio_dma_domain own; /* where it begins */
 };
+
+static struct svio_dma_domain fake_pool[16]; /* for devices whose own is still used by others; free when refs is 0 */
 
 /* ---- calls made to fail ------------------------------------------------------------------------------- */
 
@@ -101,11 +105,12 @@ static inline void fake_init(struct fake_dev *d, const char *name, unsigned int 
 {
 	memset(d, 0, sizeof(*d));
 	snprintf(d->name, sizeof(d->name), "%s", name);
-	d->info = (struct svio_dma_info){
+	d->own.refs = 1;
+	d->own.home = d;
+	d->own.info = (struct svio_dma_info){
 		.pgsizes = ~UINT64_C(0xfff), .max_mappings = 65535, .num_ranges = 2,
 		.ranges = { { 0, 0xfedfffff }, { 0xfef00000, bits == 64 ? UINT64_MAX : (UINT64_C(1) << bits) - 1 } },
 	};
-	d->own = (struct svio_dma_domain){ .refs = 1, .info = d->info };
 	d->domain = &d->own;
 	d->group = -1 - (int)name[0];
 }
@@ -154,12 +159,18 @@ int __wrap_svio_device_set_domain(struct svio_device *dev, struct svio_dma_domai
 
 	if (fails())
 		return svio_fail(EIO, "simulated failure");
-	if (d->lonely)
+	if (d->lonely || (domain && domain->home != d && domain->home->lonely))
 		return svio_fail(EXDEV, "simulated: another transport");
 	if (d->busy)
 		return svio_fail(EBUSY, "simulated: BARs are mapped");
-	if (!domain) /* a new one of its own */
+	if (!domain && d->own.refs == 0) {
 		domain = &d->own;
+	} else if (!domain) {
+		for (domain = fake_pool; domain->refs; domain++)
+			if (domain == &fake_pool[SVIO_ARRAY_SIZE(fake_pool) - 1])
+				abort();
+		*domain = (struct svio_dma_domain){ .home = d, .info = d->own.info };
+	}
 	d->domain->refs--;
 	d->domain = domain;
 	domain->refs++;
@@ -244,10 +255,10 @@ static inline const struct svio_dma_map *fake_find(const struct fake_dev *d, con
 	return NULL;
 }
 
-/* Nothing mapped, nothing referenced, no hook: as it was made. */
+/* Alone in its domain, nothing mapped, no hook: as it was made. */
 static inline bool fake_is_clean(const struct fake_dev *d)
 {
-	return d->domain == &d->own && d->own.refs == 1 && d->own.num_maps == 0 && !d->hooks;
+	return d->domain->refs == 1 && d->domain->num_maps == 0 && !d->hooks;
 }
 
 /* Addresses without memory: nothing here is accessed. `align` is a power of two. */
