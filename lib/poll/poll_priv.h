@@ -70,6 +70,7 @@ struct svio_loop {
 	const struct svio_device *parked; /* the owner waits for this device's lock: see device.c */
 	unsigned int lcore;
 	bool launched;
+	_Atomic bool ended; /* the run on the lcore */
 };
 
 /* What a poller's priv[] holds. */

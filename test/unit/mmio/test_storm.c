@@ -9,7 +9,7 @@
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define ROUNDS 300
 #else
-#define ROUNDS 2000
+#define ROUNDS 1000
 #endif
 #define HAMMERS 3
 #define BIG_PAGES (FAKE_BIG_LEN / FAKE_PAGE - 8)
@@ -33,7 +33,7 @@ static void *hammer(void *arg)
 			atomic_fetch_add_explicit(&ones, 1, memory_order_relaxed);
 		else if (v != fake_reg(&dev, off))
 			atomic_fetch_add_explicit(&wrong, 1, memory_order_relaxed);
-		fake_store(bar, (4 + n % 4) * FAKE_PAGE + 64 * self, (uint32_t)n);
+		fake_store(bar, (4 + n % 4) * FAKE_PAGE + 64 * (self + 1), (uint32_t)n);
 		v = fake_load(big, (n * FAKE_PAGE) % (BIG_PAGES * FAKE_PAGE) + 8);
 		if (v != UINT32_MAX && v != fake_reg(&dev, FAKE_BAR_LEN + 8 * FAKE_PAGE +
 							   (n * FAKE_PAGE) % (BIG_PAGES * FAKE_PAGE) + 8))
