@@ -138,17 +138,20 @@ static void user_close(struct svio_device *dev, bool forked)
 
 /* ---- description ----------------------------------------------------------------------------------- */
 
-/* A request whose reply has the same layout: fixed part, perhaps more behind it. */
+/* A request of at most 64 bytes whose reply has the same layout: fixed part, perhaps more behind it. */
 static int query(struct svio_device *dev, uint16_t cmd, void *body, size_t len, size_t cap, size_t *got, int *fd)
 {
+	uint8_t ask[64]; /* the reader thread may fill body while the request is still being sent */
 	struct svio__user_req req = { .cmd = cmd,
-				      .head = body,
+				      .head = ask,
 				      .head_len = len,
 				      .reply = body,
 				      .reply_cap = cap,
 				      .want_fd = fd != NULL };
-	int err = svio__user_call(dev_conn(dev), &req);
+	int err;
 
+	memcpy(ask, body, len);
+	err = svio__user_call(dev_conn(dev), &req);
 	if (err)
 		return err;
 	if (req.reply_len < len) {
