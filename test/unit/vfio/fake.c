@@ -261,6 +261,7 @@ int __wrap_close(int fd)
 			groups[i].open = false;
 			break;
 		case DEVICE:
+			fake.master_at_close += (fake_command(i) & PCI_COMMAND_MASTER) != 0;
 			if (--fake.dev[i].opens == 0 && !fake.bars_mapped)
 				function_init(i);
 			break;

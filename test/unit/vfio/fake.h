@@ -62,6 +62,7 @@ struct fake {
 	void (*spoil_region)(struct vfio_region_info *info, uint32_t room);
 	void (*spoil_iommu)(struct vfio_iommu_type1_info *info, uint32_t room);
 	/* what happened */
+	int master_at_close; /* devices closed while they could still master the bus */
 	int hot_resets;
 	uint32_t hot_fds;
 };

@@ -74,6 +74,7 @@ static void test_open(void)
 	CU_ASSERT_EQUAL(info.numa_node, 1);
 	CU_ASSERT_FALSE(info.is_vf);
 	CU_ASSERT_EQUAL(fake_command(0) & 6, 2);
+	CU_ASSERT_EQUAL(svio_device_set_master(dev, true), 0);
 	/* ERR and REQ are watched. */
 	CU_ASSERT_EQUAL(fake.dev[0].armed[SVIO_IRQ_ERR], 1);
 	CU_ASSERT_EQUAL(fake.dev[0].armed[SVIO_IRQ_REQ], 1);
@@ -83,6 +84,7 @@ static void test_open(void)
 	svio_device_close(dev);
 	svio_device_close(NULL);
 	CU_ASSERT_EQUAL(fake.dev[0].armed[SVIO_IRQ_ERR], 0);
+	CU_ASSERT_EQUAL(fake.master_at_close, 0);
 	stop();
 }
 
@@ -278,6 +280,14 @@ static void spoil_area(struct vfio_region_info *info, uint32_t room)
 		s->areas[0].offset = UINT64_MAX - 0xfff;
 }
 
+static void spoil_length(struct vfio_region_info *info, uint32_t room)
+{
+	struct vfio_region_info_cap_sparse_mmap *s = (void *)(info + 1);
+
+	if (room >= sizeof(*info) + sizeof(*s) + sizeof(s->areas[0]))
+		s->areas[0].size = UINT64_MAX - 0xfff;
+}
+
 static void spoil_cut(struct vfio_region_info *info, uint32_t room)
 {
 	(void)room;
@@ -312,7 +322,7 @@ static void spoil_size(struct vfio_region_info *info, uint32_t room)
 static void test_hostile(void)
 {
 	static void (*const spoil[])(struct vfio_region_info *, uint32_t) = {
-		spoil_loop, spoil_count, spoil_area, spoil_cut, spoil_short, spoil_offset, spoil_huge, spoil_size,
+		spoil_loop, spoil_count, spoil_area, spoil_length, spoil_cut, spoil_short, spoil_offset, spoil_huge, spoil_size,
 	};
 
 	start();
