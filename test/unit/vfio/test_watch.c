@@ -13,14 +13,23 @@
 #include "unit.h"
 #include "vfio_priv.h"
 
+/* Watcher threads of this process. ThreadSanitizer has a thread of its own, so the name counts. */
 static int threads(void)
 {
-	DIR *d = opendir("/proc/self/task");
+	char path[300], name[32];
 	struct dirent *e;
 	int n = 0;
+	DIR *d = opendir("/proc/self/task");
 
-	while (d && (e = readdir(d)))
-		n += e->d_name[0] != '.';
+	while (d && (e = readdir(d))) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%s/comm", e->d_name);
+		f = fopen(path, "re");
+		n += f && fgets(name, sizeof(name), f) && strcmp(name, "svio-watch\n") == 0;
+		if (f)
+			fclose(f);
+	}
 	if (d)
 		closedir(d);
 	return n;
@@ -196,6 +205,7 @@ static void test_fork(void)
 		if (w.id)
 			_exit(2);
 		close(w.fd);
+#ifndef __SANITIZE_THREAD__ /* which supports no thread in a child of a process with threads */
 		/* A watcher of its own. */
 		w = watch(dev, SVIO_EV_REQ);
 		if (svio__watch_add(&w))
@@ -203,6 +213,7 @@ static void test_fork(void)
 		fire(w.fd);
 		wait_events(dev, SVIO_EV_REQ);
 		svio__watch_del(&w);
+#endif
 		_exit(0);
 	}
 	CU_ASSERT_EQUAL(waitpid(pid, &status, 0), pid);
