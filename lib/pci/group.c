@@ -14,6 +14,8 @@
 #define PCIE_FLAGS	 2
 #define TYPE_ROOT_PORT	 4
 #define TYPE_DOWNSTREAM	 6
+#define TYPE_TO_PCI	 7
+#define TYPE_FROM_PCI	 8
 #define TYPE_RC_ENDPOINT 9
 /* §7.7.8: ACS extended capability; control register at 6: Source Validation, Request Redirect, Completion Redirect,
  * Upstream Forwarding are what Linux wants (drivers/iommu/iommu.c, REQ_ACS_FLAGS). */
@@ -156,8 +158,8 @@ static bool explain_member(const struct svio_pci_info *list, size_t count, size_
 		if (!iso.known)
 			return false;
 		svio_pci_format_addr(&up, name);
-		if (!iso.pcie) {
-			snprintf(text, len, "the conventional PCI bridge %s above them hides who asks", name);
+		if (!iso.pcie || iso.type == TYPE_TO_PCI || iso.type == TYPE_FROM_PCI) {
+			snprintf(text, len, "the bridge %s to conventional PCI hides which of them asks", name);
 			return true;
 		}
 		if ((iso.type == TYPE_ROOT_PORT || iso.type == TYPE_DOWNSTREAM) && !iso.acs) {

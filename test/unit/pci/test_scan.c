@@ -276,6 +276,10 @@ static void test_group_note(void)
 	write_config("0000:00:01.0", 4, false, 0x1c, 4096);
 	CU_ASSERT_EQUAL(svio_pci_group_note(8, text, sizeof(text)), 0);
 	CU_ASSERT_PTR_NOT_NULL(strstr(text, "port 0000:00:01.0 above them has no ACS"));
+	/* Conventional PCI carries no requester IDs that could be told apart, whatever ACS says. */
+	write_config("0000:00:01.0", 7, false, 0x1d, 4096);
+	CU_ASSERT_EQUAL(svio_pci_group_note(8, text, sizeof(text)), 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(text, "bridge 0000:00:01.0 to conventional PCI"));
 	fake_end();
 }
 
