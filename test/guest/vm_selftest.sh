@@ -86,7 +86,7 @@ t_clean_output()
 
 t_background()
 {
-	boot --timeout 180 -- sh -c '(while :; do sleep 1; done) & echo done'
+	boot --timeout 60 -- sh -c '(while :; do sleep 1; done) & echo done'
 	expect status $status 0 && expect stdout "$(cat "$dir/out")" 'done'
 }
 
@@ -110,14 +110,14 @@ t_markers()
 
 t_marker_error()
 {
-	boot --timeout 180 --qmp-at 'NOW={"execute":"device_del","arguments":{"id":"nothere"}}' \
+	boot --timeout 60 --qmp-at 'NOW={"execute":"device_del","arguments":{"id":"nothere"}}' \
 		-- sh -c 'echo NOW; sleep 1000'
 	expect status $status 125 && grep -q "nothere" "$dir/err"
 }
 
 t_panic()
 {
-	boot --timeout 180 -- sh -c 'echo before; echo c >/proc/sysrq-trigger'
+	boot --timeout 60 -- sh -c 'echo before; echo c >/proc/sysrq-trigger'
 	expect status $status 125 && expect stdout "$(cat "$dir/out")" before &&
 		grep -q 'vm: failed: .*sysrq triggered crash\|vm: failed: .*BUG\|vm: failed: .*panic' "$dir/err" &&
 		grep -q 'sysrq_handle_crash' "$dir/err"
@@ -126,23 +126,20 @@ t_panic()
 # A kernel warning that the command survives is a failure all the same.
 t_warning()
 {
-	boot --timeout 180 -- sh -c 'echo "WARNING: possible circular locking dependency detected" >/dev/kmsg'
+	boot --timeout 60 -- sh -c 'echo "WARNING: possible circular locking dependency detected" >/dev/kmsg'
 	expect status $status 125 && grep -q 'circular locking' "$dir/err"
 }
 
 t_timeout()
 {
-	local began=$SECONDS
-
-	boot --timeout 40 -- sh -c 'echo begun; sleep 1000'
+	boot --timeout 5 -- sh -c 'echo begun; sleep 1000'
 	expect status $status 124 && expect stdout "$(cat "$dir/out")" begun &&
-		grep -q 'timeout: the command did not end within 40 s' "$dir/err" || return 1
-	[ $((SECONDS - began)) -lt 60 ] || { echo "took $((SECONDS - began)) s"; return 1; }
+		grep -q 'timeout: the command did not end within 5 s' "$dir/err"
 }
 
 t_qemu_dies()
 {
-	boot --timeout 180 --qmp-at 'NOW={"execute":"quit"}' -- sh -c 'echo NOW; sleep 1000'
+	boot --timeout 60 --qmp-at 'NOW={"execute":"quit"}' -- sh -c 'echo NOW; sleep 1000'
 	expect status $status 125 && grep -q 'QEMU ended' "$dir/err" || return 1
 	boot --device nosuchdevice -- true
 	expect status $status 125 && grep -q nosuchdevice "$dir/err"
