@@ -24,7 +24,7 @@ static void test_get(void)
 	fake_file("0x00000000fe000000 0x00000000fe003fff 0x0000000000140204\n"
 		  "0x0000000000000000 0x0000000000000000 0x0000000000000000\n"
 		  "0x0000000000000000 0xffffffffffffffff 0x0000000000140204\n"
-		  "0x0000000000001000 0x0000000000000fff 0x0000000000000101\n"
+		  "0x0000000000002000 0x0000000000000fff 0x0000000000000101\n"
 		  "garbage\n"
 		  "0x00000000aa000000 0x00000000aa003fff 0x0000000000140204\n",
 		  "/sys/bus/pci/devices/0000:01:00.0/resource");
@@ -105,6 +105,17 @@ static void test_get_bad(void)
 	CU_ASSERT_EQUAL(svio_pci_get(&addr, &info), 0);
 	CU_ASSERT_EQUAL(info.numa_node, -1);
 	CU_ASSERT_EQUAL(info.sriov_totalvfs, 0);
+	fake_file("70000\n", "/sys/bus/pci/devices/0000:01:00.0/numa_node");
+	CU_ASSERT_EQUAL(svio_pci_get(&addr, &info), 0);
+	CU_ASSERT_EQUAL(info.numa_node, -1);
+	fake_file("-7\n", "/sys/bus/pci/devices/0000:01:00.0/numa_node");
+	CU_ASSERT_EQUAL(svio_pci_get(&addr, &info), 0);
+	CU_ASSERT_EQUAL(info.numa_node, -1);
+	/* A name that does not fit is no name, not half of one. */
+	fake_file("a-driver-name-of-more-than-thirty-one-letters\n",
+		  "/sys/bus/pci/devices/0000:01:00.0/driver_override");
+	CU_ASSERT_EQUAL(svio_pci_get(&addr, &info), 0);
+	CU_ASSERT_STRING_EQUAL(info.driver_override, "");
 	fake_end();
 }
 
