@@ -38,33 +38,55 @@ static int fire_hot(struct svio_device *dev, void *ctx)
 	return dev->ops->hot_reset_fire(dev, ctx);
 }
 
+/*
+ * Did the kernel refuse before it touched anything? Other errors (-ENOTTY of a bridge whose link does not come up again in time)
+ * come after the bus was reset.
+ */
+static bool untouched(int err)
+{
+	return err == -EAGAIN || err == -EBUSY || err == -EINVAL || err == -EPERM || err == -ENOMEM;
+}
+
+static int explain_fire(struct svio_device *dev, int err)
+{
+	switch (err) {
+	case 0:
+		return 0;
+	case -EAGAIN:
+		return svio_fail(err, "%s: hot reset: the kernel's locks stayed taken for 200 ms; try again", dev->name);
+	case -EINVAL:
+	case -EPERM:
+	case -EBUSY:
+		return svio_fail(EBUSY,
+				 "%s: the kernel refuses the hot reset: a function on the bus is neither ours nor unbound; "
+				 "see: svio list",
+				 dev->name);
+	default:
+		return svio_fail(err, "%s: hot reset: %s; see dmesg", dev->name, strerror(-err));
+	}
+}
+
 static int reset_all(struct svio_device *dev, struct svio__hot_reset *hr, struct affected *a)
 {
 	int err, each, first = 0;
+	bool touched;
 
 	for (uint32_t i = 0; i < a->num; i++) {
 		pthread_mutex_lock(&a->devs[i]->lock);
 		svio__hooks_prepare(a->devs[i]);
 	}
 	err = svio__reset_retry(fire_hot, dev, hr);
-	if (err == -EAGAIN)
-		svio_fail(err, "%s: hot reset: the kernel's locks stayed taken for 200 ms; try again", dev->name);
-	else if (err == -EINVAL || err == -EPERM || err == -EBUSY)
-		err = svio_fail(EBUSY,
-				"%s: the kernel refuses the hot reset: a function on the bus is neither ours nor unbound; "
-				"see: svio list",
-				dev->name);
-	else if (err)
-		svio_fail(err, "%s: hot reset: %s", dev->name, strerror(-err));
+	touched = !untouched(err);
 	for (uint32_t i = a->num; i-- > 0;) {
-		each = err ? err : svio__reset_restore(a->devs[i]);
+		each = touched ? svio__reset_restore(a->devs[i]) : 0;
 		if (each && !first)
 			first = each;
+		each = err ? err : each;
 		if (a->devs[i]->info.is_vf || a->devs[i]->command & PCI_COMMAND_MEMORY || each == -ENODEV)
 			svio__hooks_done(a->devs[i], each);
 		pthread_mutex_unlock(&a->devs[i]->lock);
 	}
-	return first;
+	return err ? explain_fire(dev, err) : first;
 }
 
 int svio_device_hot_reset(struct svio_device *dev)
