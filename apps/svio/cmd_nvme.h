@@ -21,10 +21,10 @@ struct nvme_session {
 };
 
 /*
- * Start room mem once per command, with arenas that can hold `bytes` of buffers; nvme_mem_stop() at its end. Sessions come
- * and go between them.
+ * Start room mem once per command, with arenas that can hold `bytes` of buffers and the driver's share of so many
+ * requests in flight; nvme_mem_stop() at its end. Sessions come and go between them.
  */
-int nvme_mem_start(uint64_t bytes);
+int nvme_mem_start(uint64_t bytes, uint64_t requests);
 void nvme_mem_stop(void);
 
 /* Open the device called name, attach it to an address space of its own, initialise the controller. opts may be NULL.

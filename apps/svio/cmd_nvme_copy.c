@@ -74,7 +74,7 @@ int copy_open(struct copy *c, const struct copy_args *args)
 	int rc;
 
 	*c = (struct copy){ .args = args };
-	rc = nvme_mem_start((uint64_t)args->qd * args->bs);
+	rc = nvme_mem_start((uint64_t)args->qd * args->bs, args->qd);
 	if (rc)
 		return rc;
 	rc = nvme_session_open(&c->session, args->device, NULL);

@@ -287,7 +287,7 @@ int cmd_nvme_identify(int argc, char **argv)
 	int rc;
 
 	cli_parse(&argp, argc, argv, &args);
-	rc = nvme_mem_start(0);
+	rc = nvme_mem_start(0, 0);
 	if (rc)
 		return cli_fail(rc);
 	rc = nvme_session_open(&s, args.device, NULL);

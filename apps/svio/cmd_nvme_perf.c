@@ -401,7 +401,8 @@ int cmd_nvme_perf(int argc, char **argv)
 	perf_parse(argc, argv, &r->args);
 	cli_catch_signals();
 	snprintf(r->device, sizeof(r->device), "%s", r->args.device);
-	rc = nvme_mem_start(perf_memory(&r->args.config) + PERF_SIGNATURE_BYTES);
+	rc = nvme_mem_start(perf_memory(&r->args.config) + PERF_SIGNATURE_BYTES,
+			    (uint64_t)r->args.config.qd * r->args.config.queues);
 	if (rc) {
 		free(r);
 		return cli_fail(rc);

@@ -4,22 +4,26 @@
 #include <sched.h>
 #include "cmd_nvme.h"
 
-/* Queues, PRP lists and identify data of the driver, beside the command's own buffers. */
-#define DRIVER_MEMORY (UINT64_C(32) << 20)
+/* Of the driver, beside the command's own buffers: admin queue and Identify data; entries and a PRP list per request. */
+#define DRIVER_MEMORY  (UINT64_C(2) << 20)
+#define REQUEST_MEMORY UINT64_C(2560)
 
 static bool mem_started;
 
-int nvme_mem_start(uint64_t bytes)
+int nvme_mem_start(uint64_t bytes, uint64_t requests)
 {
 	/* One arena large enough from the start is one DMA mapping, found at the first compare. */
 	struct svio_mem_opts opts = {
 		.size = sizeof(opts),
-		.bytes = SVIO_ALIGN_UP(bytes + bytes / 16 + DRIVER_MEMORY, UINT64_C(2) << 20),
+		.bytes = bytes + bytes / 16 + DRIVER_MEMORY + requests * REQUEST_MEMORY,
 	};
 
 	cpu_set_t cpus;
 	bool known = sched_getaffinity(0, sizeof(cpus), &cpus) == 0;
-	int rc = svio_mem_start(&opts);
+	int rc;
+
+	opts.bytes = SVIO_ALIGN_UP(opts.bytes, UINT64_C(2) << 20);
+	rc = svio_mem_start(&opts);
 
 	/* EAL ties the calling thread to one CPU. Ours only waits, and what it starts chooses for itself. */
 	if (known)
