@@ -102,14 +102,21 @@ uint64_t svio_ioas_lookup(const struct svio_ioas *ioas, uint64_t va, uint64_t le
 
 	if (va >> IOAS_VA_BITS)
 		return SVIO_IOVA_BAD;
-	for (unsigned int shift = level_shift(TOP_LEVEL);; shift -= 9) {
-		e = atomic_load_explicit(&node->slot[(va >> shift) % IOAS_SLOTS], memory_order_acquire);
-		if (e & LEAF)
-			break;
-		if (!e)
-			return SVIO_IOVA_BAD;
-		node = (const struct ioas_node *)e; /* never below level 0, whose slots are leaves or 0 */
+	e = atomic_load_explicit(&node->slot[va >> level_shift(3)], memory_order_acquire); /* never a leaf */
+	if (!e)
+		return SVIO_IOVA_BAD;
+	node = (const struct ioas_node *)e;
+	e = atomic_load_explicit(&node->slot[va >> level_shift(2) & (IOAS_SLOTS - 1)], memory_order_acquire);
+	if (e && !(e & LEAF)) {
+		node = (const struct ioas_node *)e;
+		e = atomic_load_explicit(&node->slot[va >> level_shift(1) & (IOAS_SLOTS - 1)], memory_order_acquire);
+		if (e && !(e & LEAF)) {
+			node = (const struct ioas_node *)e;
+			e = atomic_load_explicit(&node->slot[va >> level_shift(0) & (IOAS_SLOTS - 1)], memory_order_acquire);
+		}
 	}
+	if (!e)
+		return SVIO_IOVA_BAD;
 	m = (const struct ioas_mapping *)(e - LEAF);
 
 	/* Acquire loads keep their order, so the second look at seq comes last. */
