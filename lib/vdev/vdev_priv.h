@@ -175,10 +175,10 @@ struct vd_mig {
 	bool stopping;	/* quiesce(STOP) was asked and is not yet done */
 	struct svio_vdev_buf buf; /* saving: what is to be read; resuming: sections not yet applied */
 	size_t pos;		  /* saving: read so far */
-	uint32_t crc;
-	bool precopy_due; /* ask the model again at the next read */
-	bool have_hdr, have_end;
-	size_t parse; /* resuming: sections before this are complete and held */
+	uint32_t crc;		  /* of the stream up to the start of buf (saving) or up to `parse` (resuming) */
+	bool precopy_due;	  /* saving: ask the model again at the next read */
+	bool have_hdr, have_end;  /* resuming */
+	size_t parse;		  /* resuming: sections before this are complete and held */
 };
 
 /* ---- the device -------------------------------------------------------------------------------- */
@@ -220,7 +220,6 @@ struct svio_vdev {
 bool svio__vd_running(const struct svio_vdev *dev);
 int svio__vd_quiesce(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint64_t iova, uint64_t len);
 int svio__vd_reset(struct svio_vdev *dev, enum svio_vdev_reset why); /* -EINPROGRESS: again later */
-void svio__vd_get_args(const char *spec, struct svio_vdev_args **argsp);
 
 /* config.c */
 void svio__vd_cfg_init(struct svio_vdev *dev);
@@ -244,6 +243,7 @@ void svio__vd_irq_reset(struct svio_vdev *dev);	  /* nothing pending, pin low */
 void svio__vd_irq_flush(struct svio_vdev *dev);	  /* deliver what has become deliverable */
 int svio__vd_irq_set(struct svio_vdev *dev, const struct svio_vfu_irq_set *set, const uint8_t *bools, int *fds,
 		     uint32_t nfds);
+void svio__vd_irq_show_enabled(struct svio_vdev *dev, uint32_t index);
 void svio__vd_irq_resample(struct svio_vdev *dev);
 uint32_t svio__vd_irq_flags(const struct svio_vdev *dev, uint32_t index);
 bool svio__vd_msix_access(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width, uint64_t *value,
@@ -269,6 +269,7 @@ int svio__vd_dirty_report(struct svio_vdev *dev, const struct svio_vfu_dma_log_r
 
 /* migrate.c */
 int svio__vd_mig_set(struct svio_vdev *dev, uint32_t state); /* -EINPROGRESS */
+void svio__vd_mig_abort(struct svio_vdev *dev); /* give up a stop that does not come */
 void svio__vd_mig_reset(struct svio_vdev *dev);
 int svio__vd_mig_read(struct svio_vdev *dev, void *data, size_t len, size_t *got);
 int svio__vd_mig_write(struct svio_vdev *dev, const void *data, size_t len);
