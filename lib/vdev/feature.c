@@ -36,7 +36,8 @@ static int answer(const struct svio_vfu_feature *req, struct vd_reply *r, const 
 		free(more);
 		return 0;
 	}
-	memcpy(r->head + sizeof(f), data, len);
+	if (len)
+		memcpy(r->head + sizeof(f), data, len);
 	r->head_len += len;
 	r->data = more;
 	r->data_len = more_len;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -398,6 +399,19 @@ int tc_memfd(size_t size, unsigned int seals, void **p)
 		CU_ASSERT_FATAL(*p != MAP_FAILED);
 	}
 	return fd;
+}
+
+int tc_count_memfds(void)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	int n = 0;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+	while (fgets(line, sizeof(line), f))
+		n += strstr(line, "/memfd:") != NULL;
+	fclose(f);
+	return n;
 }
 
 int tc_eventfd(void)

@@ -76,6 +76,8 @@ uint32_t tc_mig_get(struct tc *tc);
 
 /* A sealed memfd, as QEMU's: returns the fd, *p its mapping. */
 int tc_memfd(size_t size, unsigned int seals, void **p);
+/* Mappings of memfds in this process: what devices and clients share, without the allocators' own. */
+int tc_count_memfds(void);
 int tc_eventfd(void);
 /* Value of an eventfd, 0 when it was not signalled. */
 uint64_t tc_signalled(int efd);
