@@ -29,7 +29,8 @@ int svio__reply(const struct svio__reply_call *rc, size_t size, void **reply, si
 	for (;;) {
 		buf = calloc(1, have);
 		if (!buf)
-			return svio_fail(ENOMEM, "out of memory for a VFIO reply of %zu bytes", have);
+			return svio_fail(ENOMEM, "out of memory for a VFIO reply of %zu bytes",
+					 have);
 		want = (uint32_t)have;
 		memcpy(buf, &want, sizeof(want));
 		if (rc->prepare)
@@ -44,34 +45,40 @@ int svio__reply(const struct svio__reply_call *rc, size_t size, void **reply, si
 			break;
 		free(buf);
 		if (want > SVIO__REPLY_MAX)
-			return svio_fail(EPROTO, "a VFIO reply asks for %u bytes, more than the %u allowed", want,
-					 SVIO__REPLY_MAX);
+			return svio_fail(EPROTO,
+					 "a VFIO reply asks for %u bytes, more than the %u allowed",
+					 want, SVIO__REPLY_MAX);
 		have = want;
 	}
 	if (want < size) {
 		free(buf);
-		return svio_fail(EPROTO, "a VFIO reply is %u bytes long, less than its fixed part of %zu", want,
-				 size);
+		return svio_fail(EPROTO,
+				 "a VFIO reply is %u bytes long, less than its fixed part of %zu",
+				 want, size);
 	}
 	*reply = buf;
 	*len = want;
 	return 0;
 }
 
-int svio__chain_find(const void *reply, size_t len, size_t fixed, uint32_t first, uint16_t id, size_t *cap,
-		     size_t *room)
+int svio__chain_find(const void *reply, size_t len, size_t fixed, uint32_t first, uint16_t id,
+		     size_t *cap, size_t *room)
 {
 	struct vfio_info_cap_header h;
 	size_t at = first;
-	size_t hops = len / sizeof(h); /* headers do not overlap, so a longer chain has met one twice */
+	size_t hops =
+		len / sizeof(h); /* headers do not overlap, so a longer chain has met one twice */
 
 	while (at) {
 		if (at < fixed || at > len || len - at < sizeof(h))
-			return svio_fail(EPROTO, "VFIO capability at %zu lies outside the reply of %zu bytes", at,
-					 len);
+			return svio_fail(
+				EPROTO,
+				"VFIO capability at %zu lies outside the reply of %zu bytes", at,
+				len);
 		if (hops-- == 0)
 			return svio_fail(EPROTO, "VFIO capability chain loops");
-		memcpy(&h, (const char *)reply + at, sizeof(h)); /* kernels before 6.6 do not align them */
+		memcpy(&h, (const char *)reply + at,
+		       sizeof(h)); /* kernels before 6.6 do not align them */
 		if (h.id == id) {
 			*cap = at;
 			*room = len - at;

@@ -61,16 +61,19 @@ int svio__config_command(struct svio_device *dev, uint16_t bits, uint16_t value)
 		return svio__gone(dev, "configuration space reads all ones: the device is gone");
 	if ((cmd & bits) == value)
 		return 0;
-	err = svio_device_region_write(dev, SVIO_REGION_CONFIG, PCI_COMMAND,
-				       &(svio_le16){ svio_cpu_to_le16((cmd & ~(uint32_t)bits) | value) }, 2);
+	err = svio_device_region_write(
+		dev, SVIO_REGION_CONFIG, PCI_COMMAND,
+		&(svio_le16){ svio_cpu_to_le16((cmd & ~(uint32_t)bits) | value) }, 2);
 	if (err)
 		return err;
 	err = svio_device_config_read(dev, PCI_COMMAND, 2, &cmd);
 	if (err)
 		return err;
 	if ((cmd & bits) != value)
-		return svio_fail(EIO, "%s: the command register stays at %#06x, %#06x was written to bits %#06x",
-				 dev->name, cmd, value, bits);
+		return svio_fail(
+			EIO,
+			"%s: the command register stays at %#06x, %#06x was written to bits %#06x",
+			dev->name, cmd, value, bits);
 	return 0;
 }
 
@@ -80,13 +83,17 @@ int svio__config_open(struct svio_device *dev)
 	int err;
 
 	if (dev->regions[SVIO_REGION_CONFIG].info.size < 256)
-		return svio_fail(EPROTO, "%s: configuration space of %llu bytes; a PCI function has 256 or 4096",
-				 dev->name, (unsigned long long)dev->regions[SVIO_REGION_CONFIG].info.size);
+		return svio_fail(
+			EPROTO,
+			"%s: configuration space of %llu bytes; a PCI function has 256 or 4096",
+			dev->name, (unsigned long long)dev->regions[SVIO_REGION_CONFIG].info.size);
 	err = svio_device_region_read(dev, SVIO_REGION_CONFIG, 0, h, sizeof(h));
 	if (err)
 		return err;
 	if (h[PCI_VENDOR_ID] == 0xff && h[PCI_VENDOR_ID + 1] == 0xff)
-		return svio__gone(dev, "configuration space reads all ones: the device is gone or powered down");
+		return svio__gone(
+			dev,
+			"configuration space reads all ones: the device is gone or powered down");
 	dev->info.vendor = (uint16_t)(h[PCI_VENDOR_ID] | h[PCI_VENDOR_ID + 1] << 8);
 	dev->info.device = (uint16_t)(h[PCI_DEVICE_ID] | h[PCI_DEVICE_ID + 1] << 8);
 	dev->info.revision = h[PCI_REVISION_ID];

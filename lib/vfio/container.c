@@ -32,8 +32,8 @@ int svio__container_new(struct svio_dma_domain **domainp)
 	version = ioctl(domain->fd, VFIO_GET_API_VERSION);
 	if (version != VFIO_API_VERSION) {
 		svio__container_free(domain);
-		return svio_fail(EOPNOTSUPP, CONTAINER_PATH ": VFIO API version %d, svio knows %d", version,
-				 VFIO_API_VERSION);
+		return svio_fail(EOPNOTSUPP, CONTAINER_PATH ": VFIO API version %d, svio knows %d",
+				 version, VFIO_API_VERSION);
 	}
 	if (ioctl(domain->fd, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) <= 0) {
 		svio__container_free(domain);
@@ -53,16 +53,18 @@ int svio__container_set_iommu(struct svio_dma_domain *domain, const char *who)
 	err = errno;
 	switch (err) {
 	case EPERM:
-		return svio_fail(err,
-				 "%s: the kernel refuses DMA by user space because the platform does not isolate "
-				 "interrupts; enable interrupt remapping (VT-d: BIOS, intremap=on), or, accepting "
-				 "that a device can raise any interrupt, run: "
-				 "echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
-				 who);
+		return svio_fail(
+			err,
+			"%s: the kernel refuses DMA by user space because the platform does not isolate "
+			"interrupts; enable interrupt remapping (VT-d: BIOS, intremap=on), or, accepting "
+			"that a device can raise any interrupt, run: "
+			"echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+			who);
 	case ENOMEM:
 		return svio_fail(err, "%s: no memory for an IOMMU domain", who);
 	default:
-		return svio_fail(err, "%s: the IOMMU cannot be used by VFIO: %s; see dmesg", who, strerror(err));
+		return svio_fail(err, "%s: the IOMMU cannot be used by VFIO: %s; see dmesg", who,
+				 strerror(err));
 	}
 }
 
@@ -91,7 +93,8 @@ int svio__container_map(struct svio_dma_domain *domain, const struct svio_dma_ma
 	return ioctl(domain->fd, VFIO_IOMMU_MAP_DMA, &req) < 0 ? -errno : 0;
 }
 
-int svio__container_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t *unmapped)
+int svio__container_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len,
+			  uint64_t *unmapped)
 {
 	struct vfio_iommu_type1_dma_unmap req = {
 		.argsz = sizeof(req),

@@ -42,8 +42,10 @@ void svio__devices_each(void (*fn)(void *ctx, struct svio_device *dev), void *ct
 int svio__gone(struct svio_device *dev, const char *what)
 {
 	svio_device_event_set(dev, SVIO_EV_GONE);
-	return svio_fail(ENODEV, "%s: %s; close it and open the device again when it is back (see: svio list)",
-			 dev->name, what);
+	return svio_fail(
+		ENODEV,
+		"%s: %s; close it and open the device again when it is back (see: svio list)",
+		dev->name, what);
 }
 
 /* A UUID: 8-4-4-4-12 hexadecimal digits. What else might stand there would end up in the kernel's option string. */
@@ -71,13 +73,17 @@ static int opts_copy(struct svio_device_opts *to, const struct svio_device_opts 
 		return svio_fail(EINVAL, "svio_device_opts.size is not set");
 	for (size_t i = sizeof(*to); i < from->size; i++)
 		if (((const char *)from)[i])
-			return svio_fail(EINVAL, "svio_device_opts: an option this version does not know is set");
+			return svio_fail(
+				EINVAL,
+				"svio_device_opts: an option this version does not know is set");
 	memcpy(to, from, SVIO_MIN(from->size, sizeof(*to)));
 	if (to->flags & ~known)
 		return svio_fail(EINVAL, "svio_device_opts.flags: %#x unknown", to->flags & ~known);
 	if (to->vf_token && !token_valid(to->vf_token))
-		return svio_fail(EINVAL, "VF token \"%.40s\" is no UUID (xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx)",
-				 to->vf_token);
+		return svio_fail(
+			EINVAL,
+			"VF token \"%.40s\" is no UUID (xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx)",
+			to->vf_token);
 	return 0;
 }
 
@@ -89,10 +95,13 @@ static int device_info(struct svio_device *dev)
 	if (err)
 		return svio_fail(err, "%s: VFIO device information: %s", dev->name, strerror(-err));
 	if (!(info.flags & VFIO_DEVICE_FLAGS_PCI))
-		return svio_fail(EOPNOTSUPP, "%s: not a PCI device (VFIO flags %#x)", dev->name, info.flags);
+		return svio_fail(EOPNOTSUPP, "%s: not a PCI device (VFIO flags %#x)", dev->name,
+				 info.flags);
 	if (info.num_regions <= VFIO_PCI_CONFIG_REGION_INDEX)
-		return svio_fail(EPROTO, "%s: claims %u regions; a PCI device has configuration space at index %d",
-				 dev->name, info.num_regions, VFIO_PCI_CONFIG_REGION_INDEX);
+		return svio_fail(
+			EPROTO,
+			"%s: claims %u regions; a PCI device has configuration space at index %d",
+			dev->name, info.num_regions, VFIO_PCI_CONFIG_REGION_INDEX);
 	dev->info.transport = dev->ops->transport;
 	dev->info.num_regions = SVIO_MIN(info.num_regions, (uint32_t)SVIO__MAX_REGIONS);
 	dev->info.num_irqs = SVIO_MIN(info.num_irqs, (uint32_t)SVIO__MAX_IRQS);
@@ -105,7 +114,8 @@ static int first_reset(struct svio_device *dev)
 {
 	int err;
 
-	if (dev->flags & SVIO_DEVICE_NO_RESET || !dev->info.can_reset || dev->ops->transport != SVIO_TRANSPORT_USER)
+	if (dev->flags & SVIO_DEVICE_NO_RESET || !dev->info.can_reset ||
+	    dev->ops->transport != SVIO_TRANSPORT_USER)
 		return 0;
 	err = dev->ops->reset ? dev->ops->reset(dev) : 0;
 	return err ? svio_fail(err, "%s: reset at open: %s", dev->name, strerror(-err)) : 0;
@@ -119,7 +129,8 @@ static void device_free(struct svio_device *dev)
 	free(dev);
 }
 
-int svio_device_open(const char *name, const struct svio_device_opts *user_opts, struct svio_device **devp)
+int svio_device_open(const char *name, const struct svio_device_opts *user_opts,
+		     struct svio_device **devp)
 {
 	const struct svio__transport_ops *ops;
 	struct svio_device_opts opts;
@@ -130,7 +141,8 @@ int svio_device_open(const char *name, const struct svio_device_opts *user_opts,
 	if (!name || !name[0])
 		return svio_fail(EINVAL, "no device name given");
 	if (strlen(name) >= SVIO__NAME_MAX)
-		return svio_fail(EINVAL, "%.40s...: device name longer than %d bytes", name, SVIO__NAME_MAX - 1);
+		return svio_fail(EINVAL, "%.40s...: device name longer than %d bytes", name,
+				 SVIO__NAME_MAX - 1);
 	err = opts_copy(&opts, user_opts);
 	if (err)
 		return err;

@@ -39,8 +39,10 @@ int svio_device_set_domain(struct svio_device *dev, struct svio_dma_domain *doma
 	if (domain == dev->domain)
 		return 0;
 	if (!dev->ops->set_domain || (domain && domain->ops != dev->ops))
-		return svio_fail(EXDEV, "%s: cannot share the address space of a device that is reached differently",
-				 dev->name);
+		return svio_fail(
+			EXDEV,
+			"%s: cannot share the address space of a device that is reached differently",
+			dev->name);
 	return dev->ops->set_domain(dev, domain);
 }
 
@@ -74,18 +76,20 @@ static int parse_ranges(struct svio_dma_info *info, const void *reply, size_t ca
 		return svio_fail(EPROTO, "IOVA range capability is cut off");
 	memcpy(&head, (const char *)reply + cap, sizeof(head));
 	if (head.nr_iovas > (room - sizeof(head)) / sizeof(r))
-		return svio_fail(EPROTO, "IOVA range capability claims %u ranges in %zu bytes", head.nr_iovas, room);
+		return svio_fail(EPROTO, "IOVA range capability claims %u ranges in %zu bytes",
+				 head.nr_iovas, room);
 	n = head.nr_iovas;
 	if (n > SVIO_DMA_MAX_RANGES) {
 		/* A subset is safe: what is left out is not used. */
-		svio_log_warn("the IOMMU reports %zu IOVA ranges; the first %d are used", n, SVIO_DMA_MAX_RANGES);
+		svio_log_warn("the IOMMU reports %zu IOVA ranges; the first %d are used", n,
+			      SVIO_DMA_MAX_RANGES);
 		n = SVIO_DMA_MAX_RANGES;
 	}
 	for (size_t i = 0; i < n; i++) {
 		memcpy(&r, (const char *)reply + cap + sizeof(head) + i * sizeof(r), sizeof(r));
 		if (r.start > r.end)
-			return svio_fail(EPROTO, "IOVA range %#llx-%#llx is upside down", (unsigned long long)r.start,
-					 (unsigned long long)r.end);
+			return svio_fail(EPROTO, "IOVA range %#llx-%#llx is upside down",
+					 (unsigned long long)r.start, (unsigned long long)r.end);
 		info->ranges[i] = (struct svio_iova_range){ r.start, r.end };
 	}
 	qsort(info->ranges, n, sizeof(info->ranges[0]), range_cmp);
@@ -98,10 +102,12 @@ static int parse_ranges(struct svio_dma_info *info, const void *reply, size_t ca
 }
 
 /* Read a capability of fixed size into *out. 0, -ENOENT, -EPROTO. */
-static int fixed_cap(const void *reply, size_t len, uint32_t first, uint16_t id, void *out, size_t size)
+static int fixed_cap(const void *reply, size_t len, uint32_t first, uint16_t id, void *out,
+		     size_t size)
 {
 	size_t cap, room;
-	int err = svio__chain_find(reply, len, sizeof(struct vfio_iommu_type1_info), first, id, &cap, &room);
+	int err = svio__chain_find(reply, len, sizeof(struct vfio_iommu_type1_info), first, id,
+				   &cap, &room);
 
 	if (err)
 		return err;
@@ -111,7 +117,8 @@ static int fixed_cap(const void *reply, size_t len, uint32_t first, uint16_t id,
 	return 0;
 }
 
-static int parse_info(struct svio_dma_info *info, const struct vfio_iommu_type1_info *reply, size_t len)
+static int parse_info(struct svio_dma_info *info, const struct vfio_iommu_type1_info *reply,
+		      size_t len)
 {
 	struct vfio_iommu_type1_info_cap_migration mig;
 	struct vfio_iommu_type1_info_dma_avail avail;
@@ -119,9 +126,10 @@ static int parse_info(struct svio_dma_info *info, const struct vfio_iommu_type1_
 	size_t cap, room;
 	int err;
 
-	info->pgsizes = reply->flags & VFIO_IOMMU_INFO_PGSIZES ? reply->iova_pgsizes :
-								  (uint64_t)sysconf(_SC_PAGESIZE);
-	err = svio__chain_find(reply, len, sizeof(*reply), first, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, &cap, &room);
+	info->pgsizes = reply->flags & VFIO_IOMMU_INFO_PGSIZES ? reply->iova_pgsizes
+							       : (uint64_t)sysconf(_SC_PAGESIZE);
+	err = svio__chain_find(reply, len, sizeof(*reply), first,
+			       VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, &cap, &room);
 	if (!err) {
 		err = parse_ranges(info, reply, cap, room);
 	} else if (err == -ENOENT) {
@@ -173,7 +181,8 @@ int svio_dma_info(struct svio_dma_domain *domain, struct svio_dma_info *info)
 		return err;
 	if (err)
 		return svio_fail(err, "DMA domain: no information: %s%s", strerror(-err),
-				 err == -EINVAL || err == -ENODEV ? " (no device is attached to it)" : "");
+				 err == -EINVAL || err == -ENODEV ? " (no device is attached to it)"
+								  : "");
 	err = parse_info(info, reply, len);
 	free(reply);
 	if (err)
@@ -191,26 +200,30 @@ static int explain_map(struct svio_dma_domain *domain, const struct svio_dma_map
 
 	switch (-err) {
 	case EEXIST:
-		return svio_fail(err, "IOVA %#llx, %llu bytes: overlaps an existing mapping", iova, len);
+		return svio_fail(err, "IOVA %#llx, %llu bytes: overlaps an existing mapping", iova,
+				 len);
 	case ENOSPC:
-		return svio_fail(err,
-				 "IOVA %#llx: the kernel's limit of DMA mappings is reached; map larger pieces, or "
-				 "raise it: modprobe vfio_iommu_type1 dma_entry_limit=N, now: "
-				 "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
-				 iova);
+		return svio_fail(
+			err,
+			"IOVA %#llx: the kernel's limit of DMA mappings is reached; map larger pieces, or "
+			"raise it: modprobe vfio_iommu_type1 dma_entry_limit=N, now: "
+			"/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+			iova);
 	case ENOMEM:
 		if (domain->locks_memory)
 			return svio__explain_memlock(len);
 		return svio_fail(err, "IOVA %#llx, %llu bytes: out of memory", iova, len);
 	case EFAULT:
-		return svio_fail(err,
-				 "address %p, %llu bytes: not all of it is mapped in this process with the access asked "
-				 "for",
-				 map->vaddr, len);
+		return svio_fail(
+			err,
+			"address %p, %llu bytes: not all of it is mapped in this process with the access asked "
+			"for",
+			map->vaddr, len);
 	case EINVAL:
-		return svio_fail(err,
-				 "IOVA %#llx, %llu bytes at %p: not page aligned, or outside what the IOMMU can map",
-				 iova, len, map->vaddr);
+		return svio_fail(
+			err,
+			"IOVA %#llx, %llu bytes at %p: not page aligned, or outside what the IOMMU can map",
+			iova, len, map->vaddr);
 	case ENODEV:
 		return svio_fail(err, "DMA domain: no device is attached to it");
 	default:
@@ -225,7 +238,8 @@ int svio_dma_map(struct svio_dma_domain *domain, const struct svio_dma_map *map)
 	if (!map->len || !map->prot || map->prot & ~(uint32_t)(SVIO_DMA_READ | SVIO_DMA_WRITE) ||
 	    map->iova + (map->len - 1) < map->iova)
 		return svio_fail(EINVAL, "IOVA %#llx, %llu bytes, protection %#x: invalid",
-				 (unsigned long long)map->iova, (unsigned long long)map->len, map->prot);
+				 (unsigned long long)map->iova, (unsigned long long)map->len,
+				 map->prot);
 	err = domain->ops->domain_map(domain, map);
 	if (err)
 		return explain_map(domain, map, err);
@@ -239,20 +253,24 @@ int svio_dma_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len)
 	int err;
 
 	if (!len || iova + (len - 1) < iova)
-		return svio_fail(EINVAL, "IOVA %#llx, %llu bytes: invalid", (unsigned long long)iova,
-				 (unsigned long long)len);
+		return svio_fail(EINVAL, "IOVA %#llx, %llu bytes: invalid",
+				 (unsigned long long)iova, (unsigned long long)len);
 	err = domain->ops->domain_unmap(domain, iova, len, &unmapped);
 	if (err)
-		return svio_fail(err, "IOVA %#llx, %llu bytes: cannot be unmapped: %s", (unsigned long long)iova,
-				 (unsigned long long)len,
-				 err == -EINVAL ? "it is part of a larger mapping" : strerror(-err));
+		return svio_fail(err, "IOVA %#llx, %llu bytes: cannot be unmapped: %s",
+				 (unsigned long long)iova, (unsigned long long)len,
+				 err == -EINVAL ? "it is part of a larger mapping"
+						: strerror(-err));
 	if (!unmapped)
-		return svio_fail(ENOENT, "IOVA %#llx, %llu bytes: nothing is mapped there", (unsigned long long)iova,
-				 (unsigned long long)len);
+		return svio_fail(ENOENT, "IOVA %#llx, %llu bytes: nothing is mapped there",
+				 (unsigned long long)iova, (unsigned long long)len);
 	if (domain->mappings)
 		domain->mappings--;
 	if (unmapped != len)
-		return svio_fail(EINVAL, "IOVA %#llx: %llu bytes were mapped there, not %llu; they are unmapped",
-				 (unsigned long long)iova, (unsigned long long)unmapped, (unsigned long long)len);
+		return svio_fail(
+			EINVAL,
+			"IOVA %#llx: %llu bytes were mapped there, not %llu; they are unmapped",
+			(unsigned long long)iova, (unsigned long long)unmapped,
+			(unsigned long long)len);
 	return 0;
 }

@@ -15,22 +15,25 @@ static bool is_vfio_driver(const struct svio_pci_info *pci)
 static int explain_unbound(const struct svio_pci_info *pci)
 {
 	if (pci->quirks & SVIO_PCI_QUIRK_VFIO_DENYLIST)
-		return svio_fail(EACCES,
-				 "%s: vfio-pci refuses this device (%04x:%04x, INTEL-SA-01084); to allow it: "
-				 "modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1, then: svio bind %s",
-				 pci->name, pci->vendor, pci->device, pci->name);
+		return svio_fail(
+			EACCES,
+			"%s: vfio-pci refuses this device (%04x:%04x, INTEL-SA-01084); to allow it: "
+			"modprobe -r vfio-pci && modprobe vfio-pci disable_denylist=1, then: svio bind %s",
+			pci->name, pci->vendor, pci->device, pci->name);
 	if (pci->has_driver)
-		return svio_fail(EPERM, "%s: bound to driver %s, not to vfio-pci; run: svio bind %s", pci->name,
-				 pci->driver, pci->name);
+		return svio_fail(EPERM,
+				 "%s: bound to driver %s, not to vfio-pci; run: svio bind %s",
+				 pci->name, pci->driver, pci->name);
 	return svio_fail(EPERM, "%s: bound to no driver; run: svio bind %s", pci->name, pci->name);
 }
 
 int svio__explain_no_iommu(const struct svio_pci_info *pci)
 {
-	return svio_fail(EOPNOTSUPP,
-			 "%s: in no IOMMU group; enable the IOMMU in the firmware and on the kernel command line "
-			 "(intel_iommu=on; AMD: on by default) and boot again",
-			 pci->name);
+	return svio_fail(
+		EOPNOTSUPP,
+		"%s: in no IOMMU group; enable the IOMMU in the firmware and on the kernel command line "
+		"(intel_iommu=on; AMD: on by default) and boot again",
+		pci->name);
 }
 
 int svio__explain_container(int err)
@@ -39,11 +42,13 @@ int svio__explain_container(int err)
 	case ENOENT:
 	case ENODEV:
 	case ENXIO:
-		return svio_fail(EOPNOTSUPP, "/dev/vfio/vfio: VFIO is not loaded; run: modprobe vfio-pci");
+		return svio_fail(EOPNOTSUPP,
+				 "/dev/vfio/vfio: VFIO is not loaded; run: modprobe vfio-pci");
 	case EACCES:
 	case EPERM:
-		return svio_fail(EACCES, "/dev/vfio/vfio: no permission; install the udev rule of svio "
-					 "(config/udev), or as root run: chmod 0666 /dev/vfio/vfio");
+		return svio_fail(EACCES,
+				 "/dev/vfio/vfio: no permission; install the udev rule of svio "
+				 "(config/udev), or as root run: chmod 0666 /dev/vfio/vfio");
 	default:
 		return svio_fail(err, "/dev/vfio/vfio: %s", strerror(err));
 	}
@@ -109,24 +114,27 @@ int svio__explain_group(int err, const struct svio_pci_info *pci)
 	case ENOENT:
 		if (!is_vfio_driver(pci))
 			return explain_unbound(pci);
-		return svio_fail(EPERM,
-				 "%s: bound to %s but %s does not exist; in a container, pass /dev/vfio through, "
-				 "otherwise check dmesg",
-				 pci->name, pci->driver, path);
+		return svio_fail(
+			EPERM,
+			"%s: bound to %s but %s does not exist; in a container, pass /dev/vfio through, "
+			"otherwise check dmesg",
+			pci->name, pci->driver, path);
 	case EBUSY:
 		pid = svio__who_has(path);
 		if (pid)
 			snprintf(who, sizeof(who), "process %d", (int)pid);
-		return svio_fail(EBUSY, "%s: IOMMU group %d is in use by %s; end it first", pci->name,
-				 pci->iommu_group, who);
+		return svio_fail(EBUSY, "%s: IOMMU group %d is in use by %s; end it first",
+				 pci->name, pci->iommu_group, who);
 	case EACCES:
-		return svio_fail(EACCES,
-				 "%s: no permission on %s; install the udev rule of svio (config/udev), or as root "
-				 "run: chown %u %s",
-				 pci->name, path, (unsigned int)geteuid(), path);
+		return svio_fail(
+			EACCES,
+			"%s: no permission on %s; install the udev rule of svio (config/udev), or as root "
+			"run: chown %u %s",
+			pci->name, path, (unsigned int)geteuid(), path);
 	case EPERM:
-		return svio_fail(EPERM, "%s: the kernel lets only CAP_SYS_RAWIO open %s; run as root", pci->name,
-				 path);
+		return svio_fail(EPERM,
+				 "%s: the kernel lets only CAP_SYS_RAWIO open %s; run as root",
+				 pci->name, path);
 	default:
 		return svio_fail(err, "%s: %s: %s", pci->name, path, strerror(err));
 	}
@@ -139,8 +147,8 @@ int svio__explain_viability(const struct svio_pci_info *pci)
 	if (err)
 		return svio_fail_prefix(-EPERM, "%s", pci->name);
 	/* Somebody bound or released a device between the kernel's answer and ours. */
-	return svio_fail(EPERM, "%s: IOMMU group %d was not viable a moment ago; try again", pci->name,
-			 pci->iommu_group);
+	return svio_fail(EPERM, "%s: IOMMU group %d was not viable a moment ago; try again",
+			 pci->name, pci->iommu_group);
 }
 
 int svio__explain_device(int err, const struct svio_pci_info *pci, const char *vf_token)
@@ -148,28 +156,33 @@ int svio__explain_device(int err, const struct svio_pci_info *pci, const char *v
 	switch (err) {
 	case EACCES:
 		if (vf_token[0])
-			return svio_fail(EACCES,
-					 "%s: wrong VF token: pass the UUID that the owner of the physical function set",
-					 pci->name);
-		return svio_fail(EACCES,
-				 "%s: needs a VF token, because its physical function is owned by user space as well; "
-				 "pass the UUID that the owner of the physical function set (vf_token)",
-				 pci->name);
+			return svio_fail(
+				EACCES,
+				"%s: wrong VF token: pass the UUID that the owner of the physical function set",
+				pci->name);
+		return svio_fail(
+			EACCES,
+			"%s: needs a VF token, because its physical function is owned by user space as well; "
+			"pass the UUID that the owner of the physical function set (vf_token)",
+			pci->name);
 	case EINVAL:
 		if (vf_token[0])
-			return svio_fail(EINVAL,
-					 "%s: a VF token was given, but this function takes none: it is no SR-IOV "
-					 "function, or its physical function is not bound to vfio-pci",
-					 pci->name);
+			return svio_fail(
+				EINVAL,
+				"%s: a VF token was given, but this function takes none: it is no SR-IOV "
+				"function, or its physical function is not bound to vfio-pci",
+				pci->name);
 		break;
 	case ENODEV:
 		if (!is_vfio_driver(pci))
 			return explain_unbound(pci);
-		return svio_fail(ENODEV, "%s: gone from IOMMU group %d", pci->name, pci->iommu_group);
+		return svio_fail(ENODEV, "%s: gone from IOMMU group %d", pci->name,
+				 pci->iommu_group);
 	default:
 		break;
 	}
-	return svio_fail(err, "%s: VFIO cannot open the device: %s; see dmesg", pci->name, strerror(err));
+	return svio_fail(err, "%s: VFIO cannot open the device: %s; see dmesg", pci->name,
+			 strerror(err));
 }
 
 /* VmLck of this process in bytes: what the kernel counts against RLIMIT_MEMLOCK. */
@@ -198,10 +211,11 @@ int svio__explain_memlock(uint64_t len)
 		return svio_fail(ENOMEM, "cannot map %llu KiB for DMA: the kernel is out of memory",
 				 (unsigned long long)(len >> 10));
 	need = (locked + len + 1023) >> 10;
-	return svio_fail(ENOMEM,
-			 "cannot map %llu KiB for DMA: RLIMIT_MEMLOCK is %llu KiB, %llu KiB are locked, %llu KiB are "
-			 "needed; run: ulimit -l %llu (systemd: LimitMEMLOCK=%lluK)",
-			 (unsigned long long)(len >> 10), (unsigned long long)(limit.rlim_cur >> 10),
-			 (unsigned long long)(locked >> 10), (unsigned long long)need, (unsigned long long)need,
-			 (unsigned long long)need);
+	return svio_fail(
+		ENOMEM,
+		"cannot map %llu KiB for DMA: RLIMIT_MEMLOCK is %llu KiB, %llu KiB are locked, %llu KiB are "
+		"needed; run: ulimit -l %llu (systemd: LimitMEMLOCK=%lluK)",
+		(unsigned long long)(len >> 10), (unsigned long long)(limit.rlim_cur >> 10),
+		(unsigned long long)(locked >> 10), (unsigned long long)need,
+		(unsigned long long)need, (unsigned long long)need);
 }

@@ -4,7 +4,8 @@
 #include <string.h>
 #include "vfio_priv.h"
 
-int svio_device_feature(struct svio_device *dev, enum svio_feature_op op, uint16_t feature, void *data, size_t size)
+int svio_device_feature(struct svio_device *dev, enum svio_feature_op op, uint16_t feature,
+			void *data, size_t size)
 {
 	static const uint32_t op_flags[] = {
 		[SVIO_FEATURE_PROBE] = VFIO_DEVICE_FEATURE_PROBE,
@@ -15,7 +16,8 @@ int svio_device_feature(struct svio_device *dev, enum svio_feature_op op, uint16
 	int err;
 
 	if (op > SVIO_FEATURE_SET || size > SVIO__FEATURE_MAX || (size && !data))
-		return svio_fail(EINVAL, "%s: feature %u: operation %d with %zu bytes", dev->name, feature, (int)op, size);
+		return svio_fail(EINVAL, "%s: feature %u: operation %d with %zu bytes", dev->name,
+				 feature, (int)op, size);
 	if (!dev->ops->feature)
 		return svio_fail(ENOTTY, "%s: no features by this transport", dev->name);
 	req = calloc(1, sizeof(*req) + size);

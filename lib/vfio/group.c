@@ -51,15 +51,18 @@ static int group_attach(struct group *g, struct svio_dma_domain *domain, const c
 		err = errno;
 		/* With an IOMMU already in the container the kernel tries to join its domain here. */
 		if (domain->groups && (err == EINVAL || err == ENODEV))
-			return svio_fail(EXDEV,
-					 "%s: IOMMU group %d cannot share an address space with the devices already "
-					 "in it",
-					 who, g->number);
+			return svio_fail(
+				EXDEV,
+				"%s: IOMMU group %d cannot share an address space with the devices already "
+				"in it",
+				who, g->number);
 		if (err == EPERM)
-			return svio_fail(err, "%s: the kernel refuses IOMMU group %d to VFIO: it is not isolated",
-					 who, g->number);
-		return svio_fail(err, "%s: IOMMU group %d cannot join a container: %s", who, g->number,
-				 strerror(err));
+			return svio_fail(
+				err,
+				"%s: the kernel refuses IOMMU group %d to VFIO: it is not isolated",
+				who, g->number);
+		return svio_fail(err, "%s: IOMMU group %d cannot join a container: %s", who,
+				 g->number, strerror(err));
 	}
 	if (domain->groups == 0) {
 		err = svio__container_set_iommu(domain, who);
@@ -92,7 +95,8 @@ static int group_viable(struct group *g, const struct svio_pci_info *pci)
 
 	if (ioctl(g->fd, VFIO_GROUP_GET_STATUS, &status) < 0) {
 		err = errno;
-		return svio_fail(err, "%s: status of IOMMU group %d: %s", pci->name, g->number, strerror(err));
+		return svio_fail(err, "%s: status of IOMMU group %d: %s", pci->name, g->number,
+				 strerror(err));
 	}
 	if (!(status.flags & VFIO_GROUP_FLAGS_VIABLE))
 		return svio__explain_viability(pci);
@@ -188,10 +192,11 @@ static int group_open(struct svio_device *dev, const struct svio_device_opts *op
 	(void)opts;
 	err = svio_pci_parse_addr(dev->name, &dev->addr);
 	if (err)
-		return svio_fail(EINVAL,
-				 "%s: not a device name; expected a PCI address such as 0000:01:00.0 (see: svio list), "
-				 "user:SOCKET or sim:MODEL",
-				 dev->name);
+		return svio_fail(
+			EINVAL,
+			"%s: not a device name; expected a PCI address such as 0000:01:00.0 (see: svio list), "
+			"user:SOCKET or sim:MODEL",
+			dev->name);
 	err = svio_pci_get(&dev->addr, &pci);
 	if (err)
 		return err;
@@ -208,10 +213,11 @@ static int group_open(struct svio_device *dev, const struct svio_device_opts *op
 		goto unlock;
 	for (struct svio_device *d = g->devices; d; d = d->group_next) {
 		if (strcmp(d->name, dev->name) == 0) {
-			err = svio_fail(EBUSY,
-					"%s: already open in this process; share its struct svio_device, or close "
-					"it first",
-					dev->name);
+			err = svio_fail(
+				EBUSY,
+				"%s: already open in this process; share its struct svio_device, or close "
+				"it first",
+				dev->name);
 			goto put;
 		}
 	}
@@ -272,8 +278,9 @@ static int devices_reopen(struct group *g)
 		d->domain = g->domain;
 		d->fd = device_fd(g, d->name, d->vf_token);
 		if (d->fd < 0) {
-			err = svio_fail(-d->fd, "%s: cannot be opened again in another address space: %s", d->name,
-					strerror(-d->fd));
+			err = svio_fail(-d->fd,
+					"%s: cannot be opened again in another address space: %s",
+					d->name, strerror(-d->fd));
 			d->fd = -1;
 		} else {
 			err = svio__config_restore(d);
@@ -289,15 +296,17 @@ static int devices_reopen(struct group *g)
 static int move_allowed(struct group *g, const struct svio_device *dev)
 {
 	if (g->domain->mappings && g->domain->groups == 1)
-		return svio_fail(EBUSY,
-				 "%s: %llu DMA mappings would be lost with the address space; unmap them first",
-				 dev->name, (unsigned long long)g->domain->mappings);
+		return svio_fail(
+			EBUSY,
+			"%s: %llu DMA mappings would be lost with the address space; unmap them first",
+			dev->name, (unsigned long long)g->domain->mappings);
 	for (struct svio_device *d = g->devices; d; d = d->group_next)
 		if (svio__irqs_in_use(d))
-			return svio_fail(EBUSY,
-					 "%s: %s (IOMMU group %d) has interrupts enabled; attach address spaces before "
-					 "svio_device_irq_enable()",
-					 dev->name, d->name, g->number);
+			return svio_fail(
+				EBUSY,
+				"%s: %s (IOMMU group %d) has interrupts enabled; attach address spaces before "
+				"svio_device_irq_enable()",
+				dev->name, d->name, g->number);
 	return 0;
 }
 
@@ -343,11 +352,13 @@ static int group_set_domain(struct svio_device *dev, struct svio_dma_domain *dom
 		err = errno;
 		/* A mapped BAR keeps the device's file open, and with it the group in its container. */
 		devices_reopen(g);
-		err = svio_fail(err,
-				err == EBUSY ? "%s: BARs of IOMMU group %d are mapped; attach address spaces before "
-					       "svio_bar_map()" :
-					       "%s: IOMMU group %d cannot leave its address space",
-				dev->name, g->number);
+		err = svio_fail(
+			err,
+			err == EBUSY
+				? "%s: BARs of IOMMU group %d are mapped; attach address spaces before "
+				  "svio_bar_map()"
+				: "%s: IOMMU group %d cannot leave its address space",
+			dev->name, g->number);
 		goto put_old;
 	}
 	group_detached(g);
@@ -373,7 +384,8 @@ unlock:
 
 /* ---- hot reset -------------------------------------------------------------------------------------- */
 
-static int hot_reset_fd(struct svio_device *dev, const struct vfio_pci_dependent_device *d, bool *owned)
+static int hot_reset_fd(struct svio_device *dev, const struct vfio_pci_dependent_device *d,
+			bool *owned)
 {
 	struct svio_pci_addr addr = {
 		.domain = d->segment,
@@ -402,10 +414,16 @@ static int hot_reset_fd(struct svio_device *dev, const struct vfio_pci_dependent
 	if (pid)
 		snprintf(who, sizeof(who), " (process %d)", (int)pid);
 	if (fd == -EBUSY)
-		return svio_fail(EBUSY, "%s: a hot reset also resets %s, whose IOMMU group %u belongs to another "
-				 "process%s; end that first", dev->name, name, d->group_id, who);
-	return svio_fail(EBUSY, "%s: a hot reset also resets %s (IOMMU group %u), which VFIO does not own; "
-			 "run: svio bind %s", dev->name, name, d->group_id, name);
+		return svio_fail(
+			EBUSY,
+			"%s: a hot reset also resets %s, whose IOMMU group %u belongs to another "
+			"process%s; end that first",
+			dev->name, name, d->group_id, who);
+	return svio_fail(
+		EBUSY,
+		"%s: a hot reset also resets %s (IOMMU group %u), which VFIO does not own; "
+		"run: svio bind %s",
+		dev->name, name, d->group_id, name);
 }
 
 static void group_hot_reset_end(struct svio__hot_reset *hr)

@@ -53,14 +53,17 @@ static int explain_fire(struct svio_device *dev, int err)
 	case 0:
 		return 0;
 	case -EAGAIN:
-		return svio_fail(err, "%s: hot reset: the kernel's locks stayed taken for 200 ms; try again", dev->name);
+		return svio_fail(
+			err, "%s: hot reset: the kernel's locks stayed taken for 200 ms; try again",
+			dev->name);
 	case -EINVAL:
 	case -EPERM:
 	case -EBUSY:
-		return svio_fail(EBUSY,
-				 "%s: the kernel refuses the hot reset: a function on the bus is neither ours nor unbound; "
-				 "see: svio list",
-				 dev->name);
+		return svio_fail(
+			EBUSY,
+			"%s: the kernel refuses the hot reset: a function on the bus is neither ours nor unbound; "
+			"see: svio list",
+			dev->name);
 	default:
 		return svio_fail(err, "%s: hot reset: %s; see dmesg", dev->name, strerror(-err));
 	}
@@ -82,7 +85,8 @@ static int reset_all(struct svio_device *dev, struct svio__hot_reset *hr, struct
 		if (each && !first)
 			first = each;
 		each = err ? err : each;
-		if (a->devs[i]->info.is_vf || a->devs[i]->command & PCI_COMMAND_MEMORY || each == -ENODEV)
+		if (a->devs[i]->info.is_vf || a->devs[i]->command & PCI_COMMAND_MEMORY ||
+		    each == -ENODEV)
 			svio__hooks_done(a->devs[i], each);
 		pthread_mutex_unlock(&a->devs[i]->lock);
 	}

@@ -54,31 +54,35 @@ int svio_device_irq_info(struct svio_device *dev, uint32_t index, struct svio_ir
 
 /* ---- arming ----------------------------------------------------------------------------------------- */
 
-static int arm(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count, const int *fds)
+static int arm(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count,
+	       const int *fds)
 {
-	int ret = dev->ops->irq_set(dev, index, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, start, count,
-				    fds);
+	int ret = dev->ops->irq_set(dev, index,
+				    VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, start,
+				    count, fds);
 
 	/* vfio-pci returns how many vectors could be had when there are fewer. */
 	if (ret > 0)
-		return svio_fail(ENOSPC, "%s: the platform has %d %s vectors for it, not %u", dev->name, ret,
-				 irq_name(index), start + count);
+		return svio_fail(ENOSPC, "%s: the platform has %d %s vectors for it, not %u",
+				 dev->name, ret, irq_name(index), start + count);
 	if (ret == -ENODEV)
 		return svio__gone(dev, "the device is gone");
 	if (ret)
-		return svio_fail(ret, "%s: %s vectors %u to %u cannot be enabled: %s", dev->name, irq_name(index), start,
-				 start + count - 1, strerror(-ret));
+		return svio_fail(ret, "%s: %s vectors %u to %u cannot be enabled: %s", dev->name,
+				 irq_name(index), start, start + count - 1, strerror(-ret));
 	return 0;
 }
 
 static int disarm(struct svio_device *dev, uint32_t index)
 {
-	return dev->ops->irq_set(dev, index, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, NULL);
+	return dev->ops->irq_set(dev, index, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
+				 0, 0, NULL);
 }
 
 static bool owned_by_watcher(const struct svio_device *dev, uint32_t index)
 {
-	return (dev->err.armed && index == dev->err.index) || (dev->req.armed && index == dev->req.index);
+	return (dev->err.armed && index == dev->err.index) ||
+	       (dev->req.armed && index == dev->req.index);
 }
 
 static int check_range(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count)
@@ -86,8 +90,8 @@ static int check_range(struct svio_device *dev, uint32_t index, uint32_t start, 
 	uint32_t have = index < dev->info.num_irqs ? dev->irqs[index].info.count : 0;
 
 	if (!count || start >= have || count > have - start)
-		return svio_fail(EINVAL, "%s: has %u %s vectors; %u from %u on were asked for", dev->name, have,
-				 irq_name(index), count, start);
+		return svio_fail(EINVAL, "%s: has %u %s vectors; %u from %u on were asked for",
+				 dev->name, have, irq_name(index), count, start);
 	return 0;
 }
 
@@ -98,18 +102,25 @@ static int check_enable(struct svio_device *dev, uint32_t index, uint32_t start,
 	if (err)
 		return err;
 	if (!dev->irqs[index].info.eventfd)
-		return svio_fail(EOPNOTSUPP, "%s: %s cannot signal eventfds", dev->name, irq_name(index));
+		return svio_fail(EOPNOTSUPP, "%s: %s cannot signal eventfds", dev->name,
+				 irq_name(index));
 	if (owned_by_watcher(dev, index))
-		return svio_fail(EBUSY, "%s: %s is watched by svio (SVIO_EV_%s); open with SVIO_DEVICE_NO_WATCH to have it",
-				 dev->name, irq_name(index), irq_name(index));
+		return svio_fail(
+			EBUSY,
+			"%s: %s is watched by svio (SVIO_EV_%s); open with SVIO_DEVICE_NO_WATCH to have it",
+			dev->name, irq_name(index), irq_name(index));
 	if (index == SVIO_IRQ_INTX && dev->info.pci_quirks & SVIO_PCI_QUIRK_BROKEN_INTX)
-		return svio_fail(EOPNOTSUPP,
-				 "%s: the INTx status of this device (%04x:%04x) cannot be trusted; use MSI-X or poll",
-				 dev->name, dev->info.vendor, dev->info.device);
-	for (uint32_t i = SVIO_IRQ_INTX; index <= SVIO_IRQ_MSIX && i <= SVIO_IRQ_MSIX && i < dev->info.num_irqs; i++)
+		return svio_fail(
+			EOPNOTSUPP,
+			"%s: the INTx status of this device (%04x:%04x) cannot be trusted; use MSI-X or poll",
+			dev->name, dev->info.vendor, dev->info.device);
+	for (uint32_t i = SVIO_IRQ_INTX;
+	     index <= SVIO_IRQ_MSIX && i <= SVIO_IRQ_MSIX && i < dev->info.num_irqs; i++)
 		if (i != index && dev->irqs[i].num)
-			return svio_fail(EBUSY, "%s: %s is enabled; svio_device_irq_disable() it before enabling %s",
-					 dev->name, irq_name(i), irq_name(index));
+			return svio_fail(
+				EBUSY,
+				"%s: %s is enabled; svio_device_irq_disable() it before enabling %s",
+				dev->name, irq_name(i), irq_name(index));
 	return 0;
 }
 
@@ -134,13 +145,16 @@ int svio_device_irq_enable(struct svio_device *dev, uint32_t index, uint32_t sta
 
 	if (!irq->num || !irq->info.noresize || num == irq->num) {
 		/* The first call sets the number of vectors and begins at 0; later ones touch only their own. */
-		err = irq->num ? arm(dev, index, start, count, fds + start) : arm(dev, index, 0, num, fds);
+		err = irq->num ? arm(dev, index, start, count, fds + start)
+			       : arm(dev, index, 0, num, fds);
 	} else {
 		/* The kernel cannot add vectors to this one: all off, and on again, or back to what was there. */
 		disarm(dev, index);
 		err = arm(dev, index, 0, num, fds);
-		if (err && dev->ops->irq_set(dev, index, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, 0,
-					     irq->num, irq->fds) != 0) {
+		if (err &&
+		    dev->ops->irq_set(dev, index,
+				      VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, 0,
+				      irq->num, irq->fds) != 0) {
 			svio_fail_prefix(err, "%s: interrupts are off now", dev->name);
 			free(irq->fds);
 			irq->fds = NULL;
@@ -169,29 +183,31 @@ int svio_device_irq_disable(struct svio_device *dev, uint32_t index)
 		return 0;
 	err = disarm(dev, index);
 	if (err && err != -ENODEV)
-		return svio_fail(err, "%s: %s cannot be disabled: %s", dev->name, irq_name(index), strerror(-err));
+		return svio_fail(err, "%s: %s cannot be disabled: %s", dev->name, irq_name(index),
+				 strerror(-err));
 	free(irq->fds);
 	irq->fds = NULL;
 	irq->num = 0;
 	return 0;
 }
 
-static int action(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count, uint32_t flag,
-		  const char *verb)
+static int action(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count,
+		  uint32_t flag, const char *verb)
 {
 	int err = check_range(dev, index, start, count);
 
 	if (err)
 		return err;
 	if (flag != VFIO_IRQ_SET_ACTION_TRIGGER && !dev->irqs[index].info.maskable)
-		return svio_fail(EOPNOTSUPP, "%s: %s cannot be masked through VFIO", dev->name, irq_name(index));
+		return svio_fail(EOPNOTSUPP, "%s: %s cannot be masked through VFIO", dev->name,
+				 irq_name(index));
 	if (dev->irqs[index].num < start + count && !owned_by_watcher(dev, index))
-		return svio_fail(EINVAL, "%s: %s vector %u is not enabled", dev->name, irq_name(index),
-				 start + count - 1);
+		return svio_fail(EINVAL, "%s: %s vector %u is not enabled", dev->name,
+				 irq_name(index), start + count - 1);
 	err = dev->ops->irq_set(dev, index, VFIO_IRQ_SET_DATA_NONE | flag, start, count, NULL);
 	if (err)
-		return svio_fail(err, "%s: %s vectors %u to %u: %s: %s", dev->name, irq_name(index), start,
-				 start + count - 1, verb, strerror(-err));
+		return svio_fail(err, "%s: %s vectors %u to %u: %s: %s", dev->name, irq_name(index),
+				 start, start + count - 1, verb, strerror(-err));
 	return 0;
 }
 
@@ -266,11 +282,13 @@ static void notifier_close(struct svio_device *dev, struct svio__notifier *n)
 	n->armed = false;
 }
 
-static int notifier_open(struct svio_device *dev, struct svio__notifier *n, uint32_t index, uint32_t event)
+static int notifier_open(struct svio_device *dev, struct svio__notifier *n, uint32_t index,
+			 uint32_t event)
 {
 	int err;
 
-	if (index >= dev->info.num_irqs || !dev->irqs[index].info.count || !dev->irqs[index].info.eventfd)
+	if (index >= dev->info.num_irqs || !dev->irqs[index].info.count ||
+	    !dev->irqs[index].info.eventfd)
 		return 0;
 	n->index = index;
 	n->watch = (struct svio__watch){ .event = event, .drain = true, .dev = dev };

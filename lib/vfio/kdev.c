@@ -28,8 +28,8 @@ int svio__kdev_region_info(struct svio_device *dev, struct vfio_region_info *inf
 	return kdev_ioctl(dev, VFIO_DEVICE_GET_REGION_INFO, info);
 }
 
-ssize_t svio__kdev_read(struct svio_device *dev, uint32_t region, uint64_t offset, uint64_t pos, void *buf,
-			size_t len)
+ssize_t svio__kdev_read(struct svio_device *dev, uint32_t region, uint64_t offset, uint64_t pos,
+			void *buf, size_t len)
 {
 	ssize_t n;
 
@@ -40,8 +40,8 @@ ssize_t svio__kdev_read(struct svio_device *dev, uint32_t region, uint64_t offse
 	return n < 0 ? -errno : n;
 }
 
-ssize_t svio__kdev_write(struct svio_device *dev, uint32_t region, uint64_t offset, uint64_t pos, const void *buf,
-			 size_t len)
+ssize_t svio__kdev_write(struct svio_device *dev, uint32_t region, uint64_t offset, uint64_t pos,
+			 const void *buf, size_t len)
 {
 	ssize_t n;
 
@@ -52,8 +52,8 @@ ssize_t svio__kdev_write(struct svio_device *dev, uint32_t region, uint64_t offs
 	return n < 0 ? -errno : n;
 }
 
-int svio__kdev_mmap(struct svio_device *dev, uint32_t region, uint64_t offset, uint64_t pos, size_t len, int prot,
-		    int flags, void *where, void **addr)
+int svio__kdev_mmap(struct svio_device *dev, uint32_t region, uint64_t offset, uint64_t pos,
+		    size_t len, int prot, int flags, void *where, void **addr)
 {
 	void *p;
 
@@ -72,8 +72,8 @@ int svio__kdev_irq_info(struct svio_device *dev, struct vfio_irq_info *info)
 	return kdev_ioctl(dev, VFIO_DEVICE_GET_IRQ_INFO, info);
 }
 
-int svio__kdev_irq_set(struct svio_device *dev, uint32_t index, uint32_t flags, uint32_t start, uint32_t count,
-		       const int *fds)
+int svio__kdev_irq_set(struct svio_device *dev, uint32_t index, uint32_t flags, uint32_t start,
+		       uint32_t count, const int *fds)
 {
 	union {
 		struct vfio_irq_set set;
@@ -117,8 +117,9 @@ int svio__kdev_hot_reset_info(struct svio_device *dev, struct svio__hot_reset *h
 
 		info = calloc(1, size);
 		if (!info)
-			return svio_fail(ENOMEM, "%s: out of memory for %u functions of a hot reset", dev->name,
-					 room);
+			return svio_fail(ENOMEM,
+					 "%s: out of memory for %u functions of a hot reset",
+					 dev->name, room);
 		info->argsz = (uint32_t)size;
 		err = kdev_ioctl(dev, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info);
 		if (!err && info->count <= room)
@@ -127,8 +128,10 @@ int svio__kdev_hot_reset_info(struct svio_device *dev, struct svio__hot_reset *h
 			free(info);
 			if (err && err != -ENOSPC)
 				return svio_fail(err == -ENODEV ? -ENOTTY : err,
-						 "%s: neither its slot nor its bus can be reset", dev->name);
-			return svio_fail(EPROTO, "%s: the list of functions of a hot reset makes no sense",
+						 "%s: neither its slot nor its bus can be reset",
+						 dev->name);
+			return svio_fail(EPROTO,
+					 "%s: the list of functions of a hot reset makes no sense",
 					 dev->name);
 		}
 		room = info->count;

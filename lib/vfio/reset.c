@@ -8,7 +8,8 @@
  * The kernel only tries its locks (pci_try_reset_function): contention is -EAGAIN and passes. The wait between attempts is how
  * long another owner of a kernel lock may take; there is nothing to wait for that would tell.
  */
-int svio__reset_retry(int (*fire)(struct svio_device *dev, void *ctx), struct svio_device *dev, void *ctx)
+int svio__reset_retry(int (*fire)(struct svio_device *dev, void *ctx), struct svio_device *dev,
+		      void *ctx)
 {
 	const struct timespec pause = { .tv_nsec = 1000000 };
 	uint64_t end = svio_now_ns() + SVIO__RESET_TRY_NS;
@@ -48,7 +49,8 @@ static int function_reset(struct svio_device *dev)
 		return svio__gone(dev, "the device is gone");
 	if (err)
 		return svio_fail(err, "%s: reset: %s", dev->name,
-				 err == -EAGAIN ? "the kernel's locks stayed taken for 200 ms" : strerror(-err));
+				 err == -EAGAIN ? "the kernel's locks stayed taken for 200 ms"
+						: strerror(-err));
 	return svio__reset_restore(dev);
 }
 
@@ -62,8 +64,10 @@ int svio_device_reset(struct svio_device *dev)
 	int err;
 
 	if (!dev->info.can_reset || !dev->ops->reset)
-		return svio_fail(ENOTTY, "%s: the function cannot be reset alone; try a hot reset of its bus or slot",
-				 dev->name);
+		return svio_fail(
+			ENOTTY,
+			"%s: the function cannot be reset alone; try a hot reset of its bus or slot",
+			dev->name);
 	pthread_mutex_lock(&dev->lock);
 	svio__hooks_prepare(dev);
 	err = function_reset(dev);
@@ -80,9 +84,10 @@ int svio_device_set_memory(struct svio_device *dev, bool on)
 	int err;
 
 	if (dev->info.is_vf)
-		return svio_fail(EOPNOTSUPP,
-				 "%s: a virtual function has no memory enable bit; that of its physical function rules",
-				 dev->name);
+		return svio_fail(
+			EOPNOTSUPP,
+			"%s: a virtual function has no memory enable bit; that of its physical function rules",
+			dev->name);
 	pthread_mutex_lock(&dev->lock);
 	if (!on)
 		svio__hooks_prepare(dev);

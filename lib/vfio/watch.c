@@ -15,8 +15,10 @@
 #include <sys/eventfd.h>
 #include "vfio_priv.h"
 
-static pthread_mutex_t life_lock = PTHREAD_MUTEX_INITIALIZER; /* start and stop; taken before watch_lock */
-static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER; /* the fields below; the thread takes it */
+static pthread_mutex_t life_lock =
+	PTHREAD_MUTEX_INITIALIZER; /* start and stop; taken before watch_lock */
+static pthread_mutex_t watch_lock =
+	PTHREAD_MUTEX_INITIALIZER; /* the fields below; the thread takes it */
 static struct svio__watch *watches;
 static uint64_t last_id;
 static int epoll_fd = -1, wake_fd = -1;
@@ -35,9 +37,9 @@ static void deliver(uint64_t id)
 			return;
 		svio_device_event_set(w->dev, w->event);
 		svio_log_info("%s: %s", w->dev->name,
-			      w->event == SVIO_EV_ERR ? "uncorrectable error reported" :
-			      w->event == SVIO_EV_REQ ? "the host asks for the device back" :
-							"the peer is gone");
+			      w->event == SVIO_EV_ERR	? "uncorrectable error reported"
+			      : w->event == SVIO_EV_REQ ? "the host asks for the device back"
+							: "the peer is gone");
 		return;
 	}
 }

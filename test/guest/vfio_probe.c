@@ -119,8 +119,9 @@ static void basic(const char *name)
 	struct svio_device_info info;
 	struct svio_region_info r;
 	struct svio_dma_info dma;
-	struct svio_dma_map map = { .iova = 0x10000000, .len = 2 << 20, .prot = SVIO_DMA_READ | SVIO_DMA_WRITE,
-				    .fd = -1 };
+	struct svio_dma_map map = {
+		.iova = 0x10000000, .len = 2 << 20, .prot = SVIO_DMA_READ | SVIO_DMA_WRITE, .fd = -1
+	};
 	struct svio_device *dev, *again;
 	void *p, *mem;
 	uint32_t a, b;
@@ -131,24 +132,33 @@ static void basic(const char *name)
 	fds = count_fds();
 	dev = open_or_die(name, NULL);
 	svio_device_get_info(dev, &info);
-	check(info.transport == SVIO_TRANSPORT_GROUP && info.num_regions >= 9 && info.num_irqs >= 5, "info: counts");
-	check(info.vendor && info.vendor != 0xffff && info.iommu_group >= 0 && info.class_code, "info: identity");
+	check(info.transport == SVIO_TRANSPORT_GROUP && info.num_regions >= 9 && info.num_irqs >= 5,
+	      "info: counts");
+	check(info.vendor && info.vendor != 0xffff && info.iommu_group >= 0 && info.class_code,
+	      "info: identity");
 	check(strcmp(svio_device_name(dev), name) == 0, "name");
 	check((command(dev) & 6) == 2, "after open: memory decoding on, bus mastering off");
-	check(svio_device_set_master(dev, true) == 0 && (command(dev) & 6) == 6, "set_master(true)");
-	check(svio_device_set_master(dev, false) == 0 && (command(dev) & 6) == 2, "set_master(false)");
-	check(svio_device_open(name, NULL, &again) == -EBUSY && !again, "second open in this process is refused");
+	check(svio_device_set_master(dev, true) == 0 && (command(dev) & 6) == 6,
+	      "set_master(true)");
+	check(svio_device_set_master(dev, false) == 0 && (command(dev) & 6) == 2,
+	      "set_master(false)");
+	check(svio_device_open(name, NULL, &again) == -EBUSY && !again,
+	      "second open in this process is refused");
 
 	bar = first_bar(dev, &r);
 	check(bar >= 0, "a BAR that can be mapped");
-	printf("# BAR %d: %#llx bytes, %u areas, first %#llx+%#llx\n", bar, (unsigned long long)r.size, r.num_areas,
-	       (unsigned long long)r.areas[0].offset, (unsigned long long)r.areas[0].size);
-	check(svio_device_region_mmap(dev, (uint32_t)bar, r.areas[0].offset, 4096, PROT_READ | PROT_WRITE, NULL, &p) == 0,
+	printf("# BAR %d: %#llx bytes, %u areas, first %#llx+%#llx\n", bar,
+	       (unsigned long long)r.size, r.num_areas, (unsigned long long)r.areas[0].offset,
+	       (unsigned long long)r.areas[0].size);
+	check(svio_device_region_mmap(dev, (uint32_t)bar, r.areas[0].offset, 4096,
+				      PROT_READ | PROT_WRITE, NULL, &p) == 0,
 	      "mmap");
 	check(svio_device_region_read(dev, (uint32_t)bar, r.areas[0].offset, &a, 4) == 0 &&
-	      a == *(volatile uint32_t *)p && a != UINT32_MAX, "region read agrees with the mapping");
+		      a == *(volatile uint32_t *)p && a != UINT32_MAX,
+	      "region read agrees with the mapping");
 	check(munmap(p, 4096) == 0, "munmap");
-	check(svio_device_region_read(dev, (uint32_t)bar, r.size - 2, &a, 4) == -EINVAL, "read over the end is refused");
+	check(svio_device_region_read(dev, (uint32_t)bar, r.size - 2, &a, 4) == -EINVAL,
+	      "read over the end is refused");
 	check(svio_device_config_read(dev, 0, 2, &b) == 0 && b == info.vendor, "config space");
 
 	check(svio_device_config_write(dev, 4, 2, command(dev) & ~2u) == 0, "memory decoding off");
@@ -157,25 +167,28 @@ static void basic(const char *name)
 		      "region read without decoding is -EIO");
 	check(svio_device_config_write(dev, 4, 2, command(dev) | 2u) == 0, "memory decoding on");
 
-	check(svio_dma_info(svio_device_domain(dev), &dma) == 0 && dma.num_ranges > 1 && dma.pgsizes & 4096 &&
-	      dma.max_mappings > 1000, "DMA information");
+	check(svio_dma_info(svio_device_domain(dev), &dma) == 0 && dma.num_ranges > 1 &&
+		      dma.pgsizes & 4096 && dma.max_mappings > 1000,
+	      "DMA information");
 	for (uint32_t i = 0; i < dma.num_ranges; i++)
 		printf("# IOVA %#llx-%#llx\n", (unsigned long long)dma.ranges[i].start,
 		       (unsigned long long)dma.ranges[i].last);
-	printf("# pgsizes %#llx dma_avail %llu dirty %d memlock %d\n", (unsigned long long)dma.pgsizes,
-	       (unsigned long long)dma.max_mappings, dma.dirty_tracking, dma.accounts_memlock);
+	printf("# pgsizes %#llx dma_avail %llu dirty %d memlock %d\n",
+	       (unsigned long long)dma.pgsizes, (unsigned long long)dma.max_mappings,
+	       dma.dirty_tracking, dma.accounts_memlock);
 	mem = mmap(NULL, map.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	map.vaddr = mem;
 	check(svio_dma_map(svio_device_domain(dev), &map) == 0, "DMA map");
 	check(svio_dma_map(svio_device_domain(dev), &map) == -EEXIST, "DMA map twice is -EEXIST");
-	check(svio_dma_unmap(svio_device_domain(dev), map.iova, 4096) == -EINVAL, "partial unmap is -EINVAL");
+	check(svio_dma_unmap(svio_device_domain(dev), map.iova, 4096) == -EINVAL,
+	      "partial unmap is -EINVAL");
 	check(svio_dma_unmap(svio_device_domain(dev), map.iova, map.len) == 0, "DMA unmap");
-	check(svio_dma_unmap(svio_device_domain(dev), map.iova, map.len) == -ENOENT, "unmap of nothing is -ENOENT");
+	check(svio_dma_unmap(svio_device_domain(dev), map.iova, map.len) == -ENOENT,
+	      "unmap of nothing is -ENOENT");
 	munmap(mem, map.len);
 	svio_device_close(dev);
 	check(count_fds() == fds && !holds_vfio(), "close leaves no descriptor");
 }
-
 
 /* ---- interrupts -------------------------------------------------------------------------------------- */
 
@@ -191,7 +204,8 @@ static void irq_index(struct svio_device *dev, uint32_t index, const char *name)
 		return;
 	}
 	n = info.count < 8 ? info.count : 8;
-	printf("# %s: %u vectors, noresize %d, maskable %d\n", name, info.count, info.noresize, info.maskable);
+	printf("# %s: %u vectors, noresize %d, maskable %d\n", name, info.count, info.noresize,
+	       info.maskable);
 	for (uint32_t i = 0; i < n; i++)
 		fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	extra = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -205,24 +219,32 @@ static void irq_index(struct svio_device *dev, uint32_t index, const char *name)
 	snprintf(what, sizeof(what), "%s: triggers reach their eventfds", name);
 	n = n == 2 ? 1 : n;
 	check(svio_device_irq_trigger(dev, index, 0, n) == 0 && take(fds[0]) &&
-	      (n == 1 || take(fds[n - 1])), what);
+		      (n == 1 || take(fds[n - 1])),
+	      what);
 	for (uint32_t i = 1; i + 1 < n; i++)
 		take(fds[i]);
 	snprintf(what, sizeof(what), "%s: an eventfd replaced", name);
-	check(svio_device_irq_enable(dev, index, 0, 1, &extra) == 0 && svio_device_irq_trigger(dev, index, 0, 1) == 0 &&
-	      take(extra) && !readable(fds[0], 0), what);
+	check(svio_device_irq_enable(dev, index, 0, 1, &extra) == 0 &&
+		      svio_device_irq_trigger(dev, index, 0, 1) == 0 && take(extra) &&
+		      !readable(fds[0], 0),
+	      what);
 	if (index == SVIO_IRQ_INTX)
-		check(svio_device_irq_mask(dev, index, 0, 1) == 0 && svio_device_irq_unmask(dev, index, 0, 1) == 0,
+		check(svio_device_irq_mask(dev, index, 0, 1) == 0 &&
+			      svio_device_irq_unmask(dev, index, 0, 1) == 0,
 		      "INTx: mask and unmask");
 	snprintf(what, sizeof(what), "%s: re-armed by a reset", name);
-	check(svio_device_reset(dev) == 0 && svio_device_irq_trigger(dev, index, 0, n) == 0 && take(extra) &&
-	      (n == 1 || take(fds[n - 1])), what);
+	check(svio_device_reset(dev) == 0 && svio_device_irq_trigger(dev, index, 0, n) == 0 &&
+		      take(extra) && (n == 1 || take(fds[n - 1])),
+	      what);
 	for (uint32_t i = 1; i < n; i++)
 		readable(fds[i], 0);
-	check(svio_device_irq_enable(dev, index == SVIO_IRQ_MSIX ? SVIO_IRQ_INTX : SVIO_IRQ_MSIX, 0, 1, &extra) < 0,
+	check(svio_device_irq_enable(dev, index == SVIO_IRQ_MSIX ? SVIO_IRQ_INTX : SVIO_IRQ_MSIX, 0,
+				     1, &extra) < 0,
 	      "another type is refused meanwhile");
 	snprintf(what, sizeof(what), "%s: disable", name);
-	check(svio_device_irq_disable(dev, index) == 0 && svio_device_irq_trigger(dev, index, 0, 1) == -EINVAL, what);
+	check(svio_device_irq_disable(dev, index) == 0 &&
+		      svio_device_irq_trigger(dev, index, 0, 1) == -EINVAL,
+	      what);
 	for (uint32_t i = 0; i < (info.count < 8 ? info.count : 8); i++)
 		close(fds[i]);
 	close(extra);
@@ -249,13 +271,17 @@ static void irq(const char *name)
 	irq_index(dev, SVIO_IRQ_MSIX, "MSI-X");
 	irq_index(dev, SVIO_IRQ_MSI, "MSI");
 	irq_index(dev, SVIO_IRQ_INTX, "INTx");
-	check(svio_device_irq_trigger(dev, SVIO_IRQ_REQ, 0, 1) == 0 && event_comes(dev, SVIO_EV_REQ, 5000),
+	check(svio_device_irq_trigger(dev, SVIO_IRQ_REQ, 0, 1) == 0 &&
+		      event_comes(dev, SVIO_EV_REQ, 5000),
 	      "REQ becomes an event");
-	check(svio_device_irq_trigger(dev, SVIO_IRQ_ERR, 0, 1) == 0 && event_comes(dev, SVIO_EV_ERR, 5000),
+	check(svio_device_irq_trigger(dev, SVIO_IRQ_ERR, 0, 1) == 0 &&
+		      event_comes(dev, SVIO_EV_ERR, 5000),
 	      "ERR becomes an event");
 	svio_device_event_clear(dev, SVIO_EV_REQ | SVIO_EV_RESET);
-	check(svio_device_reset(dev) == 0 && svio_device_irq_trigger(dev, SVIO_IRQ_REQ, 0, 1) == 0 &&
-	      event_comes(dev, SVIO_EV_REQ, 5000), "REQ is armed again by a reset");
+	check(svio_device_reset(dev) == 0 &&
+		      svio_device_irq_trigger(dev, SVIO_IRQ_REQ, 0, 1) == 0 &&
+		      event_comes(dev, SVIO_EV_REQ, 5000),
+	      "REQ is armed again by a reset");
 	svio_device_close(dev);
 	check(count_fds() == fds && !holds_vfio(), "close leaves no descriptor");
 }
@@ -278,7 +304,9 @@ static void on_done(void *ctx, struct svio_device *dev, int err)
 	finished += err == 0;
 }
 
-static struct svio_device_hook hook = { .stage = SVIO_HOOK_DRIVER, .prepare = on_prepare, .done = on_done };
+static struct svio_device_hook hook = { .stage = SVIO_HOOK_DRIVER,
+					.prepare = on_prepare,
+					.done = on_done };
 
 static void reset(const char *name)
 {
@@ -293,11 +321,15 @@ static void reset(const char *name)
 		if (svio_device_reset(dev) != 0)
 			break;
 	check(prepared == 10 && finished == 10, "ten resets with their hooks");
-	check((command(dev) & 6) == 6 && svio_device_events(dev) == SVIO_EV_RESET, "mastering restored, event raised");
-	check(svio_device_set_memory(dev, false) == 0 && !(command(dev) & 2) && prepared == 11 && finished == 10 &&
-	      svio_device_region_read(dev, (uint32_t)bar, 0, &v, 4) == -EIO, "memory decoding off");
+	check((command(dev) & 6) == 6 && svio_device_events(dev) == SVIO_EV_RESET,
+	      "mastering restored, event raised");
+	check(svio_device_set_memory(dev, false) == 0 && !(command(dev) & 2) && prepared == 11 &&
+		      finished == 10 &&
+		      svio_device_region_read(dev, (uint32_t)bar, 0, &v, 4) == -EIO,
+	      "memory decoding off");
 	check(svio_device_set_memory(dev, true) == 0 && command(dev) & 2 && finished == 11 &&
-	      svio_device_region_read(dev, (uint32_t)bar, 0, &v, 4) == 0, "memory decoding on");
+		      svio_device_region_read(dev, (uint32_t)bar, 0, &v, 4) == 0,
+	      "memory decoding on");
 	svio_device_hook_remove(dev, &hook);
 	svio_device_close(dev);
 }
@@ -307,10 +339,12 @@ static void hot(const char *one, const char *two)
 	struct svio_device *a = open_or_die(one, NULL), *b = open_or_die(two, NULL);
 
 	svio_device_hook_add(b, &hook);
-	check(svio_device_domain(a) == svio_device_domain(b), "functions of one group share its domain");
+	check(svio_device_domain(a) == svio_device_domain(b),
+	      "functions of one group share its domain");
 	check(svio_device_set_master(b, true) == 0, "bus mastering of the neighbour on");
 	check(svio_device_hot_reset(a) == 0, "hot reset of both");
-	check(prepared == 1 && finished == 1 && (command(b) & 6) == 6 && svio_device_events(b) & SVIO_EV_RESET,
+	check(prepared == 1 && finished == 1 && (command(b) & 6) == 6 &&
+		      svio_device_events(b) & SVIO_EV_RESET,
 	      "the neighbour's hooks ran, it was restored, and it knows");
 	svio_device_hook_remove(b, &hook);
 	svio_device_close(b);
@@ -323,8 +357,9 @@ static void hot(const char *one, const char *two)
 
 static void domain(const char *one, const char *two)
 {
-	struct svio_dma_map map = { .iova = 0x10000000, .len = 1 << 20, .prot = SVIO_DMA_READ | SVIO_DMA_WRITE,
-				    .fd = -1 };
+	struct svio_dma_map map = {
+		.iova = 0x10000000, .len = 1 << 20, .prot = SVIO_DMA_READ | SVIO_DMA_WRITE, .fd = -1
+	};
 	struct svio_device *a = open_or_die(one, NULL), *b = open_or_die(two, NULL);
 	struct svio_dma_domain *d = svio_device_domain(a);
 	int efd = eventfd(0, EFD_CLOEXEC), bar, fds;
@@ -336,25 +371,32 @@ static void domain(const char *one, const char *two)
 	fds = count_fds();
 	check(d != svio_device_domain(b), "a domain each");
 	check(svio_dma_map(d, &map) == 0, "map before the second device");
-	check(svio_device_irq_enable(b, SVIO_IRQ_MSIX, 0, 1, &efd) == 0 && svio_device_set_domain(b, d) == -EBUSY,
+	check(svio_device_irq_enable(b, SVIO_IRQ_MSIX, 0, 1, &efd) == 0 &&
+		      svio_device_set_domain(b, d) == -EBUSY,
 	      "no move with interrupts");
 	check(svio_device_irq_disable(b, SVIO_IRQ_MSIX) == 0, "disable");
 	bar = first_bar(b, &r);
 	check(svio_device_region_mmap(b, (uint32_t)bar, 0, 4096, PROT_READ, NULL, &p) == 0 &&
-	      svio_device_set_domain(b, d) == -EBUSY && strstr(svio_last_error(), "BARs"), "no move with a mapped BAR");
-	check(*(volatile uint32_t *)p != UINT32_MAX && (command(b) & 2), "and the device works after the refusal");
+		      svio_device_set_domain(b, d) == -EBUSY && strstr(svio_last_error(), "BARs"),
+	      "no move with a mapped BAR");
+	check(*(volatile uint32_t *)p != UINT32_MAX && (command(b) & 2),
+	      "and the device works after the refusal");
 	munmap(p, 4096);
-	check(svio_device_set_domain(b, d) == 0 && svio_device_domain(b) == d, "the second device joins");
+	check(svio_device_set_domain(b, d) == 0 && svio_device_domain(b) == d,
+	      "the second device joins");
 	check(count_fds() == fds - 1, "its own container is closed");
 	check((command(b) & 6) == 2 && svio_device_irq_trigger(b, SVIO_IRQ_REQ, 0, 1) == 0 &&
-	      event_comes(b, SVIO_EV_REQ, 5000), "restored after the move");
+		      event_comes(b, SVIO_EV_REQ, 5000),
+	      "restored after the move");
 	check(svio_device_set_domain(a, NULL) == 0, "the first one leaves");
 	check(svio_dma_map(d, &map) == -EEXIST, "the mapping is still there");
 	check(svio_device_set_domain(b, NULL) == -EBUSY, "the last one may not leave mappings");
-	check(svio_dma_unmap(d, map.iova, map.len) == 0 && svio_device_set_domain(b, NULL) == 0, "without them it may");
+	check(svio_dma_unmap(d, map.iova, map.len) == 0 && svio_device_set_domain(b, NULL) == 0,
+	      "without them it may");
 	check(svio_dma_map(d, &map) < 0, "nothing maps without a device");
 	printf("# %s\n", svio_last_error());
-	check(svio_device_set_domain(a, d) == 0 && svio_dma_map(d, &map) == 0, "and it takes devices again");
+	check(svio_device_set_domain(a, d) == 0 && svio_dma_map(d, &map) == 0,
+	      "and it takes devices again");
 	svio_device_close(b);
 	svio_device_close(a);
 	svio_dma_domain_put(d);
@@ -373,13 +415,16 @@ static void limits(const char *name)
 	size_t len = 8 << 20;
 	int err = 0;
 
-	map.vaddr = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	check(svio_dma_info(d, &info) == 0 && info.max_mappings == 4, "dma_entry_limit is known beforehand");
+	map.vaddr = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	check(svio_dma_info(d, &info) == 0 && info.max_mappings == 4,
+	      "dma_entry_limit is known beforehand");
 	for (int i = 0; i < 5 && !err; i++) {
 		map.iova = (uint64_t)i << 20;
 		err = svio_dma_map(d, &map);
 	}
-	check(err == -ENOSPC && strstr(svio_last_error(), "dma_entry_limit"), "the fifth mapping is -ENOSPC");
+	check(err == -ENOSPC && strstr(svio_last_error(), "dma_entry_limit"),
+	      "the fifth mapping is -ENOSPC");
 	printf("# %s\n", svio_last_error());
 	for (int i = 0; i < 4; i++)
 		svio_dma_unmap(d, (uint64_t)i << 20, 4096);
@@ -393,7 +438,8 @@ static void limits(const char *name)
 	      "more than RLIMIT_MEMLOCK is -ENOMEM and says how much");
 	printf("# %s\n", svio_last_error());
 	map.len = 512 << 10;
-	check(svio_dma_map(d, &map) == 0 && svio_dma_unmap(d, 0, map.len) == 0, "less is fine, nothing was left");
+	check(svio_dma_map(d, &map) == 0 && svio_dma_unmap(d, 0, map.len) == 0,
+	      "less is fine, nothing was left");
 	svio_device_close(dev);
 }
 
@@ -413,8 +459,10 @@ static void forked(const char *name)
 		_exit(holds_vfio() ? 1 : 0);
 	}
 	check(waitpid(pid, &status, 0) == pid && status == 0, "the child closes its copies");
-	check((command(dev) & 6) == 6 && svio_device_region_read(dev, 0, 0, &v, 4) == 0, "the parent's device works on");
-	check(svio_device_irq_trigger(dev, SVIO_IRQ_REQ, 0, 1) == 0 && event_comes(dev, SVIO_EV_REQ, 5000),
+	check((command(dev) & 6) == 6 && svio_device_region_read(dev, 0, 0, &v, 4) == 0,
+	      "the parent's device works on");
+	check(svio_device_irq_trigger(dev, SVIO_IRQ_REQ, 0, 1) == 0 &&
+		      event_comes(dev, SVIO_EV_REQ, 5000),
 	      "the parent's watcher works on");
 	svio_device_close(dev);
 	check(!holds_vfio(), "close leaves no descriptor");
@@ -453,22 +501,28 @@ static void vf(const char *name, const char *token)
 	void *p;
 
 	svio_device_get_info(dev, &info);
-	check(info.is_vf && info.vendor == 0x8086 && info.device == 0x10ca, "is a VF, with its identity");
+	check(info.is_vf && info.vendor == 0x8086 && info.device == 0x10ca,
+	      "is a VF, with its identity");
 	check(svio_device_set_master(dev, true) == 0 && command(dev) & 4, "bus mastering on");
-	check(svio_device_region_mmap(dev, (uint32_t)bar, 0, 4096, PROT_READ | PROT_WRITE, NULL, &p) == 0, "mmap");
+	check(svio_device_region_mmap(dev, (uint32_t)bar, 0, 4096, PROT_READ | PROT_WRITE, NULL,
+				      &p) == 0,
+	      "mmap");
 	/* VFSTATUS (82576 datasheet, §7.8 of the VF registers): offset 0x8 */
-	check(svio_device_region_read(dev, (uint32_t)bar, 8, &a, 4) == 0 && a == ((volatile uint32_t *)p)[2],
+	check(svio_device_region_read(dev, (uint32_t)bar, 8, &a, 4) == 0 &&
+		      a == ((volatile uint32_t *)p)[2],
 	      "region read agrees with the mapping");
 	/*
 	 * PCIe 5.0 §9.3.4.1.3: the bit does not exist, and Linux neither returns -EIO nor withdraws the mapping. QEMU's VFs
 	 * have the bit and obey it (so does setpci on a VF without any VFIO), and what is read meanwhile is not the register.
 	 */
 	check(svio_device_config_write(dev, 4, 2, 4) == 0, "memory bit clear");
-	check(svio_device_region_read(dev, (uint32_t)bar, 8, &b, 4) == 0, "BAR accessible by region access");
+	check(svio_device_region_read(dev, (uint32_t)bar, 8, &b, 4) == 0,
+	      "BAR accessible by region access");
 	b = ((volatile uint32_t *)p)[2];
 	check(true, "BAR accessible through its mapping: no signal");
 	check(svio_device_config_write(dev, 4, 2, 6) == 0 && ((volatile uint32_t *)p)[2] == a &&
-	      svio_device_region_read(dev, (uint32_t)bar, 8, &b, 4) == 0 && b == a, "BAR as before with the bit set");
+		      svio_device_region_read(dev, (uint32_t)bar, 8, &b, 4) == 0 && b == a,
+	      "BAR as before with the bit set");
 	check(svio_device_set_memory(dev, false) == -EOPNOTSUPP, "set_memory is refused");
 	check(svio_device_reset(dev) == 0 && command(dev) & 4, "reset");
 	munmap(p, 4096);

@@ -78,30 +78,30 @@ bool failnth_point(const char *call)
  */
 #define WEAK __attribute__((weak))
 
-#define FAIL(call, err, result)                                                                                        \
-	do {                                                                                                           \
-		if (failnth_point(call)) {                                                                             \
-			errno = (err);                                                                                 \
-			return (result);                                                                               \
-		}                                                                                                      \
+#define FAIL(call, err, result)            \
+	do {                               \
+		if (failnth_point(call)) { \
+			errno = (err);     \
+			return (result);   \
+		}                          \
 	} while (0)
 
-#define WRAP(type, name, params, args, err, bad)                                                                       \
-	type __real_##name params WEAK;                                                                                \
-	type __wrap_##name params WEAK;                                                                                \
-	type __wrap_##name params                                                                                      \
-	{                                                                                                              \
-		FAIL(#name, err, bad);                                                                                 \
-		return __real_##name args;                                                                             \
+#define WRAP(type, name, params, args, err, bad) \
+	type __real_##name params WEAK;          \
+	type __wrap_##name params WEAK;          \
+	type __wrap_##name params                \
+	{                                        \
+		FAIL(#name, err, bad);           \
+		return __real_##name args;       \
 	}
 
-#define WRAP_HOOK(type, name, hook, params, args, err, bad)                                                            \
-	type __real_##name params WEAK;                                                                                \
-	type __wrap_##name params WEAK;                                                                                \
-	type __wrap_##name params                                                                                      \
-	{                                                                                                              \
-		FAIL(#name, err, bad);                                                                                 \
-		return failnth_hooks.hook ? failnth_hooks.hook args : __real_##name args;                              \
+#define WRAP_HOOK(type, name, hook, params, args, err, bad)                               \
+	type __real_##name params WEAK;                                                   \
+	type __wrap_##name params WEAK;                                                   \
+	type __wrap_##name params                                                         \
+	{                                                                                 \
+		FAIL(#name, err, bad);                                                    \
+		return failnth_hooks.hook ? failnth_hooks.hook args : __real_##name args; \
 	}
 
 WRAP(void *, malloc, (size_t n), (n), ENOMEM, NULL)
@@ -117,14 +117,16 @@ WRAP(int, epoll_create1, (int f), (f), EMFILE, -1)
 WRAP(int, epoll_ctl, (int e, int op, int fd, struct epoll_event *ev), (e, op, fd, ev), ENOMEM, -1)
 WRAP(int, socket, (int d, int t, int p), (d, t, p), EMFILE, -1)
 WRAP(int, socketpair, (int d, int t, int p, int *sv), (d, t, p, sv), EMFILE, -1)
-WRAP_HOOK(void *, mmap, mmap, (void *a, size_t n, int p, int f, int fd, off_t o), (a, n, p, f, fd, o), ENOMEM,
-	  MAP_FAILED)
-WRAP_HOOK(void *, mmap64, mmap, (void *a, size_t n, int p, int f, int fd, off_t o), (a, n, p, f, fd, o), ENOMEM,
-	  MAP_FAILED)
+WRAP_HOOK(void *, mmap, mmap, (void *a, size_t n, int p, int f, int fd, off_t o),
+	  (a, n, p, f, fd, o), ENOMEM, MAP_FAILED)
+WRAP_HOOK(void *, mmap64, mmap, (void *a, size_t n, int p, int f, int fd, off_t o),
+	  (a, n, p, f, fd, o), ENOMEM, MAP_FAILED)
 WRAP_HOOK(ssize_t, pread, pread, (int fd, void *b, size_t n, off_t o), (fd, b, n, o), EIO, -1)
 WRAP_HOOK(ssize_t, pread64, pread, (int fd, void *b, size_t n, off_t o), (fd, b, n, o), EIO, -1)
-WRAP_HOOK(ssize_t, pwrite, pwrite, (int fd, const void *b, size_t n, off_t o), (fd, b, n, o), EIO, -1)
-WRAP_HOOK(ssize_t, pwrite64, pwrite, (int fd, const void *b, size_t n, off_t o), (fd, b, n, o), EIO, -1)
+WRAP_HOOK(ssize_t, pwrite, pwrite, (int fd, const void *b, size_t n, off_t o), (fd, b, n, o), EIO,
+	  -1)
+WRAP_HOOK(ssize_t, pwrite64, pwrite, (int fd, const void *b, size_t n, off_t o), (fd, b, n, o), EIO,
+	  -1)
 
 /* These return the error number. */
 int __real_posix_memalign(void **p, size_t a, size_t n) WEAK;
@@ -136,8 +138,10 @@ int __wrap_posix_memalign(void **p, size_t a, size_t n)
 	return __real_posix_memalign(p, a, n);
 }
 
-int __real_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg) WEAK;
-int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg) WEAK;
+int __real_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *),
+			  void *arg) WEAK;
+int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *),
+			  void *arg) WEAK;
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg)
 {
 	if (failnth_point("pthread_create"))
@@ -157,39 +161,41 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 	arg = va_arg(ap, void *);
 	va_end(ap);
 	FAIL("ioctl", failnth_ioctl_errno, -1);
-	return failnth_hooks.ioctl ? failnth_hooks.ioctl(fd, request, arg) : __real_ioctl(fd, request, arg);
+	return failnth_hooks.ioctl ? failnth_hooks.ioctl(fd, request, arg)
+				   : __real_ioctl(fd, request, arg);
 }
 
-#define WRAP_OPEN(name)                                                                                                \
-	int __real_##name(const char *path, int flags, ...) WEAK;                                                      \
-	int __wrap_##name(const char *path, int flags, ...) WEAK;                                                      \
-	int __wrap_##name(const char *path, int flags, ...)                                                            \
-	{                                                                                                              \
-		va_list ap;                                                                                            \
-		mode_t mode;                                                                                           \
-                                                                                                                       \
-		va_start(ap, flags);                                                                                   \
-		mode = va_arg(ap, mode_t);                                                                             \
-		va_end(ap);                                                                                            \
-		FAIL(#name, EMFILE, -1);                                                                               \
-		return failnth_hooks.open ? failnth_hooks.open(path, flags, mode) : __real_##name(path, flags, mode);  \
+#define WRAP_OPEN(name)                                                           \
+	int __real_##name(const char *path, int flags, ...) WEAK;                 \
+	int __wrap_##name(const char *path, int flags, ...) WEAK;                 \
+	int __wrap_##name(const char *path, int flags, ...)                       \
+	{                                                                         \
+		va_list ap;                                                       \
+		mode_t mode;                                                      \
+                                                                                  \
+		va_start(ap, flags);                                              \
+		mode = va_arg(ap, mode_t);                                        \
+		va_end(ap);                                                       \
+		FAIL(#name, EMFILE, -1);                                          \
+		return failnth_hooks.open ? failnth_hooks.open(path, flags, mode) \
+					  : __real_##name(path, flags, mode);     \
 	}
 WRAP_OPEN(open)
 WRAP_OPEN(open64)
 
-#define WRAP_OPENAT(name)                                                                                              \
-	int __real_##name(int dir, const char *path, int flags, ...) WEAK;                                             \
-	int __wrap_##name(int dir, const char *path, int flags, ...) WEAK;                                             \
-	int __wrap_##name(int dir, const char *path, int flags, ...)                                                   \
-	{                                                                                                              \
-		va_list ap;                                                                                            \
-		mode_t mode;                                                                                           \
-                                                                                                                       \
-		va_start(ap, flags);                                                                                   \
-		mode = va_arg(ap, mode_t);                                                                             \
-		va_end(ap);                                                                                            \
-		FAIL(#name, EMFILE, -1);                                                                               \
-		return __real_##name(dir, path, flags, mode);                                                          \
+#define WRAP_OPENAT(name)                                                  \
+	int __real_##name(int dir, const char *path, int flags, ...) WEAK; \
+	int __wrap_##name(int dir, const char *path, int flags, ...) WEAK; \
+	int __wrap_##name(int dir, const char *path, int flags, ...)       \
+	{                                                                  \
+		va_list ap;                                                \
+		mode_t mode;                                               \
+                                                                           \
+		va_start(ap, flags);                                       \
+		mode = va_arg(ap, mode_t);                                 \
+		va_end(ap);                                                \
+		FAIL(#name, EMFILE, -1);                                   \
+		return __real_##name(dir, path, flags, mode);              \
 	}
 WRAP_OPENAT(openat)
 WRAP_OPENAT(openat64)
@@ -205,8 +211,8 @@ struct snapshot {
 
 static size_t heap_bytes(void)
 {
-	return __sanitizer_get_current_allocated_bytes ? __sanitizer_get_current_allocated_bytes() :
-							 mallinfo2().uordblks;
+	return __sanitizer_get_current_allocated_bytes ? __sanitizer_get_current_allocated_bytes()
+						       : mallinfo2().uordblks;
 }
 
 /* Does the allocator account exactly? Not while freed chunks sit in a thread's cache. */
@@ -235,9 +241,11 @@ static void compare(unsigned int n, const struct snapshot *a, const struct snaps
 	bool same = a->fds == b->fds && a->maps == b->maps && (!exact || a->heap == b->heap);
 
 	if (!same) {
-		snprintf(text, sizeof(text), "fault %u in %s: descriptors %d to %d, mappings %d to %d, heap %zu to %zu", n,
-			 failnth_where(), a->fds, b->fds, a->maps, b->maps, a->heap, b->heap);
-		CU_assertImplementation(CU_FALSE, __LINE__, text, __FILE__, "failnth_sweep", CU_FALSE);
+		snprintf(text, sizeof(text),
+			 "fault %u in %s: descriptors %d to %d, mappings %d to %d, heap %zu to %zu",
+			 n, failnth_where(), a->fds, b->fds, a->maps, b->maps, a->heap, b->heap);
+		CU_assertImplementation(CU_FALSE, __LINE__, text, __FILE__, "failnth_sweep",
+					CU_FALSE);
 	}
 }
 

@@ -21,7 +21,8 @@
 #define MAX_CONTAINERS	 8
 #define MAX_GROUPS	 4
 
-const char *const fake_names[FAKE_DEVICES] = { "0000:01:00.0", "0000:01:00.1", "0000:02:00.0", "0000:02:10.0" };
+const char *const fake_names[FAKE_DEVICES] = { "0000:01:00.0", "0000:01:00.1", "0000:02:00.0",
+					       "0000:02:10.0" };
 static const int group_numbers[MAX_GROUPS] = { 7, 8, 9, 10 };
 
 struct fake fake;
@@ -91,7 +92,8 @@ uint16_t fake_command(int i)
 {
 	uint16_t v;
 
-	if (__real_pread64(fake.dev[i].backing, &v, 2, (off_t)(REGION_OFFSET(7) + PCI_COMMAND)) != 2)
+	if (__real_pread64(fake.dev[i].backing, &v, 2, (off_t)(REGION_OFFSET(7) + PCI_COMMAND)) !=
+	    2)
 		abort();
 	return v;
 }
@@ -218,7 +220,8 @@ static int fake_open(const char *path, int flags, mode_t mode)
 		if (g->open || fake.busy)
 			return fail(EBUSY);
 		g->open = true;
-		return new_fd(GROUP, (int)(g - groups), __real_open64("/dev/null", O_RDWR | O_CLOEXEC));
+		return new_fd(GROUP, (int)(g - groups),
+			      __real_open64("/dev/null", O_RDWR | O_CLOEXEC));
 	}
 	return __real_open64(path, flags, mode);
 }
@@ -288,12 +291,18 @@ struct iommu_reply {
 static int iommu_info(struct vfio_iommu_type1_info *info)
 {
 	struct iommu_reply r = {
-		.info = { .argsz = sizeof(r), .flags = VFIO_IOMMU_INFO_PGSIZES, .iova_pgsizes = 0x40201000 },
-		.iova.head = { .header = { VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, offsetof(struct iommu_reply, mig) },
+		.info = { .argsz = sizeof(r),
+			  .flags = VFIO_IOMMU_INFO_PGSIZES,
+			  .iova_pgsizes = 0x40201000 },
+		.iova.head = { .header = { VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1,
+					   offsetof(struct iommu_reply, mig) },
 			       .nr_iovas = 2 },
-		.iova.ranges = { { 0xfef00000, (1ull << 48) - 1 }, { 0, 0xfedfffff } }, /* not sorted */
-		.mig = { .header = { VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, offsetof(struct iommu_reply, avail) },
-			 .pgsize_bitmap = 4096, .max_dirty_bitmap_size = 1 << 28 },
+		.iova.ranges = { { 0xfef00000, (1ull << 48) - 1 },
+				 { 0, 0xfedfffff } }, /* not sorted */
+		.mig = { .header = { VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1,
+				     offsetof(struct iommu_reply, avail) },
+			 .pgsize_bitmap = 4096,
+			 .max_dirty_bitmap_size = 1 << 28 },
 		.avail = { .header = { VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, 0 }, .avail = 65535 },
 	};
 	uint32_t room = info->argsz;
@@ -324,7 +333,8 @@ static int dma_map(struct container *c, const struct vfio_iommu_type1_dma_map *r
 	for (int m = 0; m < FAKE_MAPS; m++) {
 		if (!c->maps[m].size)
 			free_slot = m;
-		else if (req->iova < c->maps[m].iova + c->maps[m].size && c->maps[m].iova < req->iova + req->size)
+		else if (req->iova < c->maps[m].iova + c->maps[m].size &&
+			 c->maps[m].iova < req->iova + req->size)
 			return fail(EEXIST);
 	}
 	if (free_slot < 0)
@@ -402,7 +412,8 @@ static int get_device(struct group *g, const char *name)
 			continue;
 		if (!fake.dev[i].is_vf && token)
 			return fail(EINVAL);
-		if (fake.dev[i].is_vf && fake.vf_token && (!token || strcmp(token + 10, fake.vf_token) != 0))
+		if (fake.dev[i].is_vf && fake.vf_token &&
+		    (!token || strcmp(token + 10, fake.vf_token) != 0))
 			return fail(EACCES);
 		put32(i, MSIX_CAP + PCI_MSIX_TABLE, fake.msix_table);
 		if (!fake.dev[i].opens++)
@@ -481,7 +492,8 @@ static int region_info(struct vfio_region_info *info)
 			r.areas[a].offset = (uint64_t)((fake.sparse - 1 - a) * 2 % 4) * 4096;
 			r.areas[a].size = 4096;
 		}
-		need = (uint32_t)(offsetof(__typeof__(r), areas) + fake.sparse * sizeof(r.areas[0]));
+		need = (uint32_t)(offsetof(__typeof__(r), areas) +
+				  fake.sparse * sizeof(r.areas[0]));
 		if (room >= need)
 			r.info.cap_offset = sizeof(r.info);
 	}
@@ -524,7 +536,8 @@ static int set_irqs(struct fake_device *d, const struct vfio_irq_set *set)
 			d->armed[x] = 0;
 		}
 		for (uint32_t v = set->start; v < end; v++)
-			if (d->fds[x][v] >= 0 && write(d->fds[x][v], &one, sizeof(one)) != sizeof(one))
+			if (d->fds[x][v] >= 0 &&
+			    write(d->fds[x][v], &one, sizeof(one)) != sizeof(one))
 				abort();
 		return 0;
 	}
@@ -559,7 +572,9 @@ static int hot_info(int self, struct vfio_pci_hot_reset_info *info)
 		list[n++] = (struct vfio_pci_dependent_device){
 			.group_id = (uint32_t)fake.dev[i].group,
 			.bus = i < 2 ? 1 : 2,
-			.devfn = i == 1 ? 1 : i == 3 ? 0x80 : 0,
+			.devfn = i == 1	  ? 1
+				 : i == 3 ? 0x80
+					  : 0,
 		};
 	}
 	if (fake.foreign_hot)
@@ -580,7 +595,8 @@ static int hot_reset(int self, const struct vfio_pci_hot_reset *req)
 			continue;
 		for (uint32_t f = 0; f < req->count; f++)
 			shown |= fds[req->group_fds[f]].what == GROUP &&
-				 &groups[fds[req->group_fds[f]].index] == group_of(fake.dev[i].group);
+				 &groups[fds[req->group_fds[f]].index] ==
+					 group_of(fake.dev[i].group);
 		if (!shown)
 			return fail(EINVAL);
 	}
@@ -662,8 +678,9 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 
 static bool bar_dead(int fd, off_t off)
 {
-	return fd >= 0 && fd < MAX_FDS && fds[fd].what == DEVICE && (uint64_t)off < REGION_OFFSET(7) &&
-	       !fake.dev[fds[fd].index].is_vf && !(fake_command(fds[fd].index) & PCI_COMMAND_MEMORY);
+	return fd >= 0 && fd < MAX_FDS && fds[fd].what == DEVICE &&
+	       (uint64_t)off < REGION_OFFSET(7) && !fake.dev[fds[fd].index].is_vf &&
+	       !(fake_command(fds[fd].index) & PCI_COMMAND_MEMORY);
 }
 
 static ssize_t fake_pread(int fd, void *buf, size_t n, off_t off)
@@ -683,8 +700,9 @@ static ssize_t fake_pwrite(int fd, const void *buf, size_t n, off_t off)
 
 	if (bar_dead(fd, off))
 		return fail(EIO);
-	if (fd >= 0 && fd < MAX_FDS && fds[fd].what == DEVICE && (uint64_t)off == REGION_OFFSET(7) + PCI_COMMAND &&
-	    n == 2 && fake.dev[fds[fd].index].is_vf) {
+	if (fd >= 0 && fd < MAX_FDS && fds[fd].what == DEVICE &&
+	    (uint64_t)off == REGION_OFFSET(7) + PCI_COMMAND && n == 2 &&
+	    fake.dev[fds[fd].index].is_vf) {
 		memcpy(&cmd, buf, 2);
 		cmd &= (uint16_t)~PCI_COMMAND_MEMORY; /* hard-wired to 0 */
 		return __real_pwrite64(fd, &cmd, 2, off);
@@ -732,5 +750,8 @@ int __wrap_svio_pci_get(const struct svio_pci_addr *addr, struct svio_pci_info *
 
 int __wrap_svio_pci_group_explain(int group)
 {
-	return svio_fail(EPERM, "group %d not viable: 0000:01:00.1 is bound to nvme; run: svio bind 0000:01:00.1", group);
+	return svio_fail(
+		EPERM,
+		"group %d not viable: 0000:01:00.1 is bound to nvme; run: svio bind 0000:01:00.1",
+		group);
 }

@@ -31,7 +31,7 @@ extern const char *const fake_names[FAKE_DEVICES];
 struct fake_device {
 	int group;
 	bool is_vf;
-	int backing;  /* the memfd */
+	int backing; /* the memfd */
 	int opens;
 	int resets;
 	int fds[5][FAKE_VECTORS]; /* armed eventfds, -1 none */
@@ -43,21 +43,21 @@ struct fake {
 	struct fake_device dev[FAKE_DEVICES];
 	/* what is wrong with this machine */
 	bool no_vfio, no_permission, no_type1, not_viable, busy, unsafe_interrupts;
-	bool incompatible;	/* a second group does not fit into a container */
-	bool bars_mapped;	/* a mapping keeps devices from being released */
-	bool bus_gone;		/* configuration space reads all ones */
+	bool incompatible; /* a second group does not fit into a container */
+	bool bars_mapped;  /* a mapping keeps devices from being released */
+	bool bus_gone;	   /* configuration space reads all ones */
 	bool no_reset;
-	bool msi_resize;	/* vectors can be added (Linux since 6.5) */
-	bool missing_iova_cap;	/* IOMMU information without capabilities */
-	int vectors_available;	/* 0: enough */
-	int reset_eagain;	/* so many resets answer -EAGAIN first; -1: all */
-	int get_device_errno;	/* of GET_DEVICE_FD */
-	int set_container_errno;/* of the next SET_CONTAINER, once */
+	bool msi_resize;	 /* vectors can be added (Linux since 6.5) */
+	bool missing_iova_cap;	 /* IOMMU information without capabilities */
+	int vectors_available;	 /* 0: enough */
+	int reset_eagain;	 /* so many resets answer -EAGAIN first; -1: all */
+	int get_device_errno;	 /* of GET_DEVICE_FD */
+	int set_container_errno; /* of the next SET_CONTAINER, once */
 	int map_errno;
-	bool foreign_hot;	/* a hot reset also reaches group 99 */
-	const char *vf_token;	/* that the VF wants */
-	uint32_t msix_table;	/* table offset/BIR register */
-	uint32_t sparse;	/* so many areas in BAR 0's sparse capability; 0: none */
+	bool foreign_hot;     /* a hot reset also reaches group 99 */
+	const char *vf_token; /* that the VF wants */
+	uint32_t msix_table;  /* table offset/BIR register */
+	uint32_t sparse;      /* so many areas in BAR 0's sparse capability; 0: none */
 	/* Rewrite the region reply of BAR 0: `room` bytes of which `argsz` are announced. */
 	void (*spoil_region)(struct vfio_region_info *info, uint32_t room);
 	void (*spoil_iommu)(struct vfio_iommu_type1_info *info, uint32_t room);

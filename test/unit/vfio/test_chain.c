@@ -9,7 +9,8 @@
 
 struct chain {
 	size_t len;
-	unsigned char *bytes; /* on the heap and exact, so that AddressSanitizer sees a read behind the end */
+	unsigned char *
+		bytes; /* on the heap and exact, so that AddressSanitizer sees a read behind the end */
 };
 
 static struct chain chain_new(size_t len)
@@ -67,8 +68,8 @@ static void test_cycles(void)
 
 static void test_bounds(void)
 {
-	static const uint32_t bad[] = { 1, FIXED - 1, FIXED + 57, FIXED + 64, FIXED + 65, 0x7fffffff, UINT32_MAX,
-					UINT32_MAX - 7 };
+	static const uint32_t bad[] = { 1,	    FIXED - 1,	FIXED + 57, FIXED + 64,
+					FIXED + 65, 0x7fffffff, UINT32_MAX, UINT32_MAX - 7 };
 	struct chain c = chain_new(FIXED + 64);
 	size_t cap, room;
 
@@ -119,8 +120,10 @@ static int reply(struct source *s, size_t *len)
 
 static void test_argsz(void)
 {
-	struct source same = { 0, 0, 0, 0 }, once = { 100, FIXED + 1, 0, 0 }, twice = { 100, FIXED + 101, 0, 0 };
-	struct source endless = { 4096, UINT32_MAX, 0, 0 }, huge = { UINT32_MAX - FIXED, UINT32_MAX, 0, 0 };
+	struct source same = { 0, 0, 0, 0 }, once = { 100, FIXED + 1, 0, 0 },
+		      twice = { 100, FIXED + 101, 0, 0 };
+	struct source endless = { 4096, UINT32_MAX, 0, 0 },
+		      huge = { UINT32_MAX - FIXED, UINT32_MAX, 0, 0 };
 	struct source fails = { 0, 0, 0, -EIO }, shrinks = { (uint32_t)-8, FIXED + 1, 0, 0 };
 	size_t len;
 

@@ -116,7 +116,8 @@ static void test_refusals(void)
 	refused("nonsense", NULL, -EINVAL, "svio list");
 	refused("user:/nonexistent/socket", NULL, -ENODEV, "user:/nonexistent/socket");
 	refused("0000:77:00.0", NULL, -ENODEV, "0000:77:00.0");
-	refused("0000:09:00.0", NULL, -EPERM, "bound to driver nvme, not to vfio-pci; run: svio bind 0000:09:00.0");
+	refused("0000:09:00.0", NULL, -EPERM,
+		"bound to driver nvme, not to vfio-pci; run: svio bind 0000:09:00.0");
 	refused("0000:09:00.1", NULL, -EOPNOTSUPP, "intel_iommu=on");
 	refused("0000:01:00.0", "not-a-uuid", -EINVAL, "no UUID");
 	refused("0000:01:00.0", TOKEN "0", -EINVAL, "no UUID");
@@ -208,7 +209,9 @@ static void test_regions(void)
 	CU_ASSERT_EQUAL(svio_device_region_info(dev, 8, &r), 0); /* VGA that is not there */
 	CU_ASSERT_EQUAL(svio_device_region_info(dev, 9, &r), -EINVAL);
 
-	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x1000, 0x1000, PROT_READ | PROT_WRITE, NULL, (void **)&p), 0);
+	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x1000, 0x1000, PROT_READ | PROT_WRITE,
+						NULL, (void **)&p),
+			0);
 	CU_ASSERT_EQUAL(svio_device_region_write(dev, 0, 0x1010, &v, 4), 0);
 	CU_ASSERT_EQUAL(p[4], v);
 	p[5] = 0x55667788;
@@ -220,11 +223,16 @@ static void test_regions(void)
 	CU_ASSERT_EQUAL(p[4], 0);
 	munmap(p, 0x1000);
 
-	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x2000, 0x1000, PROT_READ, NULL, &q), -EINVAL);
-	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x1000, 0x3000, PROT_READ, NULL, &q), -EINVAL);
-	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x800, 0x1000, PROT_READ, NULL, &q), -EINVAL);
+	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x2000, 0x1000, PROT_READ, NULL, &q),
+			-EINVAL);
+	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x1000, 0x3000, PROT_READ, NULL, &q),
+			-EINVAL);
+	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0x800, 0x1000, PROT_READ, NULL, &q),
+			-EINVAL);
 	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0, 0, PROT_READ, NULL, &q), -EINVAL);
-	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, UINT64_MAX - 0xfff, 0x2000, PROT_READ, NULL, &q), -EINVAL);
+	CU_ASSERT_EQUAL(
+		svio_device_region_mmap(dev, 0, UINT64_MAX - 0xfff, 0x2000, PROT_READ, NULL, &q),
+		-EINVAL);
 	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 0, 0, 0x1000, PROT_EXEC, NULL, &q), -EINVAL);
 	CU_ASSERT_EQUAL(svio_device_region_mmap(dev, 99, 0, 0x1000, PROT_READ, NULL, &q), -EINVAL);
 	CU_ASSERT_EQUAL(svio_device_region_read(dev, 0, 0x3ffd, &w, 4), -EINVAL);
@@ -322,7 +330,8 @@ static void spoil_size(struct vfio_region_info *info, uint32_t room)
 static void test_hostile(void)
 {
 	static void (*const spoil[])(struct vfio_region_info *, uint32_t) = {
-		spoil_loop, spoil_count, spoil_area, spoil_length, spoil_cut, spoil_short, spoil_offset, spoil_huge, spoil_size,
+		spoil_loop,  spoil_count,  spoil_area, spoil_length, spoil_cut,
+		spoil_short, spoil_offset, spoil_huge, spoil_size,
 	};
 
 	start();
@@ -371,7 +380,8 @@ static void test_config(void)
 	CU_ASSERT_EQUAL(svio_device_set_master(dev, false), -ENODEV);
 	CU_ASSERT_TRUE(svio_device_events(dev) & SVIO_EV_GONE);
 	fake.bus_gone = false;
-	svio_device_close(dev); /* touches nothing of a device that is gone; the kernel's last close does */
+	svio_device_close(
+		dev); /* touches nothing of a device that is gone; the kernel's last close does */
 	stop();
 }
 

@@ -30,7 +30,9 @@ static void stop(void)
 
 static int map(struct svio_dma_domain *d, uint64_t iova, uint64_t len)
 {
-	const struct svio_dma_map m = { .iova = iova, .vaddr = memory, .len = len, .prot = SVIO_DMA_READ, .fd = -1 };
+	const struct svio_dma_map m = {
+		.iova = iova, .vaddr = memory, .len = len, .prot = SVIO_DMA_READ, .fd = -1
+	};
 
 	return svio_dma_map(d, &m);
 }
@@ -50,7 +52,8 @@ static void test_info(void)
 	CU_ASSERT_EQUAL(info.ranges[0].start, 0);
 	CU_ASSERT_EQUAL(info.ranges[0].last, 0xfedfffff);
 	CU_ASSERT_EQUAL(info.ranges[1].last, (UINT64_C(1) << 48) - 1);
-	fake.missing_iova_cap = true; /* an old kernel: the MSI window is left out, the aperture is small */
+	fake.missing_iova_cap =
+		true; /* an old kernel: the MSI window is left out, the aperture is small */
 	CU_ASSERT_EQUAL(svio_dma_info(svio_device_domain(a), &info), 0);
 	CU_ASSERT_EQUAL(info.num_ranges, 2);
 	CU_ASSERT_EQUAL(info.ranges[1].start, 0xfef00000);
@@ -92,12 +95,14 @@ static void looping(struct vfio_iommu_type1_info *info, uint32_t room)
 static void cut_off(struct vfio_iommu_type1_info *info, uint32_t room)
 {
 	if (room > sizeof(*info))
-		iova_cap(info)->header.next = info->argsz - 8; /* a migration capability of 8 bytes */
+		iova_cap(info)->header.next =
+			info->argsz - 8; /* a migration capability of 8 bytes */
 }
 
 static void test_hostile(void)
 {
-	static void (*const spoil[])(struct vfio_iommu_type1_info *, uint32_t) = { many, inverted, overlapping, looping };
+	static void (*const spoil[])(struct vfio_iommu_type1_info *,
+				     uint32_t) = { many, inverted, overlapping, looping };
 	struct svio_dma_info info;
 
 	start();
@@ -107,7 +112,8 @@ static void test_hostile(void)
 		CU_ASSERT_EQUAL(info.num_ranges, 0);
 	}
 	fake.spoil_iommu = cut_off;
-	CU_ASSERT_EQUAL(svio_dma_info(svio_device_domain(a), &info), 0); /* what lies there is no header we know */
+	CU_ASSERT_EQUAL(svio_dma_info(svio_device_domain(a), &info),
+			0); /* what lies there is no header we know */
 	fake.spoil_iommu = NULL;
 	stop();
 }
@@ -146,8 +152,10 @@ static void test_map(void)
 	CU_ASSERT_EQUAL_FATAL(setrlimit(RLIMIT_MEMLOCK, &low), 0);
 	CU_ASSERT_EQUAL(map(d, 0x1000, 2 << 20), -ENOMEM);
 	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "RLIMIT_MEMLOCK is 1024 KiB"));
-	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "2048 KiB are needed; run: ulimit -l 2048"));
-	CU_ASSERT_EQUAL(map(d, 0x1000, 4096), -ENOMEM); /* within the limit: it was something else */
+	CU_ASSERT_PTR_NOT_NULL(
+		strstr(svio_last_error(), "2048 KiB are needed; run: ulimit -l 2048"));
+	CU_ASSERT_EQUAL(map(d, 0x1000, 4096),
+			-ENOMEM); /* within the limit: it was something else */
 	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "out of memory"));
 	setrlimit(RLIMIT_MEMLOCK, &old);
 	stop();

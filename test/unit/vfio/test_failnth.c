@@ -19,12 +19,12 @@ static int explained(int err)
 	return err;
 }
 
-#define TRY(x)                                                                                                         \
-	do {                                                                                                           \
-		svio_clear_error();                                                                                    \
-		err = explained(x);                                                                                    \
-		if (err)                                                                                               \
-			goto out;                                                                                      \
+#define TRY(x)                      \
+	do {                        \
+		svio_clear_error(); \
+		err = explained(x); \
+		if (err)            \
+			goto out;   \
 	} while (0)
 
 static int scenario_open(void *ctx)
@@ -48,7 +48,9 @@ static int scenario_use(void *ctx)
 	struct svio_device *a = NULL, *b = NULL;
 	struct svio_dma_domain *d = NULL;
 	struct svio_dma_info info;
-	struct svio_dma_map m = { .iova = 4096, .vaddr = memory, .len = 4096, .prot = SVIO_DMA_READ, .fd = -1 };
+	struct svio_dma_map m = {
+		.iova = 4096, .vaddr = memory, .len = 4096, .prot = SVIO_DMA_READ, .fd = -1
+	};
 	uint8_t token[16] = { 0 };
 	void *p = NULL;
 	uint32_t v;

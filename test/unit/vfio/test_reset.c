@@ -34,8 +34,9 @@ static void done(void *ctx, struct svio_device *d, int err)
 }
 
 static struct named hooks[] = {
-	{ { .stage = SVIO_HOOK_MMIO }, 'M' }, { { .stage = SVIO_HOOK_DRIVER }, 'D' }, { { .stage = SVIO_HOOK_IOAS }, 'I' },
-	{ { .stage = SVIO_HOOK_DRIVER }, 'E' }, { { .stage = SVIO_HOOK_POLL }, 'P' },
+	{ { .stage = SVIO_HOOK_MMIO }, 'M' }, { { .stage = SVIO_HOOK_DRIVER }, 'D' },
+	{ { .stage = SVIO_HOOK_IOAS }, 'I' }, { { .stage = SVIO_HOOK_DRIVER }, 'E' },
+	{ { .stage = SVIO_HOOK_POLL }, 'P' },
 };
 
 static void hooks_add(struct svio_device *d)

@@ -46,9 +46,10 @@ static struct svio_device *device(void)
 
 static struct svio__watch watch(struct svio_device *dev, uint32_t event)
 {
-	return (struct svio__watch){
-		.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .event = event, .drain = true, .dev = dev
-	};
+	return (struct svio__watch){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
+				     .event = event,
+				     .drain = true,
+				     .dev = dev };
 }
 
 static void fire(int fd)
