@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The edu device (QEMU documentation, "EDU device") as a device model: the example of how to write one.
+ * The edu device (QEMU documentation, "EDU device") as a device model: the example of how to write
+ * one.
  *
  * Options: dma_mask=N  the addresses it can reach, as QEMU's own option (default 28 bits)
  *	    map		clients may map its 4 KiB buffer, at BAR0 + 0x40000, which QEMU's device does not offer
@@ -26,7 +27,7 @@ struct edu_state {
 } __attribute__((packed));
 _Static_assert(sizeof(struct edu_state) == 48, "saved state");
 
-/* ---- interrupts -------------------------------------------------------------------------------- */
+/* ---- interrupts ----------------------------------------------------------------------------- */
 
 static void irq_raise(struct svio_vdev *dev, struct edu *edu, uint32_t bits)
 {
@@ -46,7 +47,7 @@ static void irq_ack(struct svio_vdev *dev, struct edu *edu, uint32_t bits)
 		svio_vdev_intx_set(dev, false);
 }
 
-/* ---- DMA --------------------------------------------------------------------------------------- */
+/* ---- DMA ------------------------------------------------------------------------------------ */
 
 static void dma_done(struct svio_vdev *dev, struct svio_vdev_dma *dma, int err)
 {
@@ -68,7 +69,8 @@ static void dma_start(struct svio_vdev *dev, struct edu *edu)
 	uint64_t inside = to_ram ? edu->src : edu->dst;
 	int err = -EFAULT;
 
-	if (inside >= EDU_BUF && inside - EDU_BUF <= EDU_BUF_SIZE && edu->cnt <= EDU_BUF_SIZE - (inside - EDU_BUF)) {
+	if (inside >= EDU_BUF && inside - EDU_BUF <= EDU_BUF_SIZE &&
+	    edu->cnt <= EDU_BUF_SIZE - (inside - EDU_BUF)) {
 		edu->dma = (struct svio_vdev_dma){
 			.iova = (to_ram ? edu->dst : edu->src) & edu->dma_mask,
 			.buf = edu->buf + (inside - EDU_BUF),
@@ -83,14 +85,15 @@ static void dma_start(struct svio_vdev *dev, struct edu *edu)
 		dma_done(dev, &edu->dma, err);
 }
 
-/* ---- registers --------------------------------------------------------------------------------- */
+/* ---- registers ------------------------------------------------------------------------------ */
 
 static bool width_ok(uint64_t off, unsigned int width)
 {
 	return width == 4 || (width == 8 && off >= EDU_REG_WIDE);
 }
 
-static int edu_read(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width, uint64_t *value)
+static int edu_read(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width,
+		    uint64_t *value)
 {
 	struct edu *edu = svio_vdev_priv(dev);
 
@@ -130,7 +133,8 @@ static int edu_read(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsig
 	return 0;
 }
 
-static int edu_write(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width, uint64_t value)
+static int edu_write(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width,
+		     uint64_t value)
 {
 	struct edu *edu = svio_vdev_priv(dev);
 	bool dma_idle = !(edu->cmd & EDU_DMA_START);
@@ -149,7 +153,8 @@ static int edu_write(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsi
 		}
 		break;
 	case EDU_REG_STATUS:
-		edu->status = (edu->status & ~(uint32_t)EDU_STATUS_IRQ) | ((uint32_t)value & EDU_STATUS_IRQ);
+		edu->status = (edu->status & ~(uint32_t)EDU_STATUS_IRQ) |
+			      ((uint32_t)value & EDU_STATUS_IRQ);
 		break;
 	case EDU_REG_IRQ_RAISE:
 		irq_raise(dev, edu, (uint32_t)value);
@@ -198,7 +203,7 @@ static unsigned int edu_poll(struct svio_vdev *dev)
 	return done;
 }
 
-/* ---- life -------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static int edu_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 {
@@ -240,9 +245,12 @@ static void edu_reset(struct svio_vdev *dev, enum svio_vdev_reset why)
 	memset(edu->own, 0, sizeof(edu->own));
 }
 
-/* ---- migration --------------------------------------------------------------------------------- */
+/* ---- migration ------------------------------------------------------------------------------ */
 
-/* The kit waits for a transfer in flight before it stops us; one that has not begun is begun again by poll(). */
+/*
+ * The kit waits for a transfer in flight before it stops us; one that has not begun is begun again
+ * by poll().
+ */
 static int edu_save(struct svio_vdev *dev, struct svio_vdev_buf *out)
 {
 	const struct edu *edu = svio_vdev_priv(dev);

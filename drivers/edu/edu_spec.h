@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Registers of QEMU's educational PCI device: QEMU documentation, "EDU device" (docs/specs/edu). Shared by the driver and the
- * device model.
+ * Registers of QEMU's educational PCI device: QEMU documentation, "EDU device" (docs/specs/edu).
+ * Shared by the driver and the device model.
  */
 #ifndef EDU_SPEC_H
 #define EDU_SPEC_H

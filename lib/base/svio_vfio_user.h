@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The wire format of vfio-user: what room vfio (client) and room vdev (server) say to each other and to QEMU, SPDK and
- * libvfio-user. From the specification that QEMU ships (docs/interop/vfio-user, version 0.x); sections are named in
- * brackets. A stream socket, messages back to back, host byte order [Protocol Specification], no padding but what is
- * written here. Payloads reuse the layouts of <linux/vfio.h>; they are declared again because the wire's differ
+ * The wire format of vfio-user: what room vfio (client) and room vdev (server) say to each other
+ * and to QEMU, SPDK and libvfio-user. From the specification that QEMU ships
+ * (docs/interop/vfio-user, version 0.x); sections are named in brackets. A stream socket, messages
+ * back to back, host byte order [Protocol Specification], no padding but what is written here.
+ * Payloads reuse the layouts of <linux/vfio.h>; they are declared again because the wire's differ
  * from the ioctl's in places and must not change with a kernel header.
  *
- * Facts that are not in the specification (peers' limits, timeouts, quirks) stand at the code that observes them.
+ * Facts that are not in the specification (peers' limits, timeouts, quirks) stand at the code that
+ * observes them.
  */
 #ifndef SVIO_VFIO_USER_H
 #define SVIO_VFIO_USER_H
@@ -110,7 +112,10 @@ SVIO_VFU_SIZE(svio_vfu_device_info, 16);
 #define SVIO_VFU_IRQ_REQ	4
 #define SVIO_VFU_NUM_IRQS	5
 
-/* [Device get region info]; capabilities may follow in the reply, offsets from the start of this structure. */
+/*
+ * [Device get region info]; capabilities may follow in the reply, offsets from the start of this
+ * structure.
+ */
 struct svio_vfu_region_info {
 	uint32_t argsz, flags, index, cap_offset;
 	uint64_t size, offset; /* offset: base for mmap of the descriptor in the reply */
@@ -158,7 +163,10 @@ SVIO_VFU_SIZE(svio_vfu_irq_info, 16);
 #define SVIO_VFU_IRQ_F_AUTOMASKED (1u << 2)
 #define SVIO_VFU_IRQ_F_NORESIZE	  (1u << 3)
 
-/* [Device set irqs]; DATA_BOOL: count bytes follow; DATA_EVENTFD: count descriptors, or none to de-assign. */
+/*
+ * [Device set irqs]; DATA_BOOL: count bytes follow; DATA_EVENTFD: count descriptors, or none to
+ * de-assign.
+ */
 struct svio_vfu_irq_set {
 	uint32_t argsz, flags, index, start, count;
 } SVIO_VFU_PACKED;
@@ -250,13 +258,18 @@ struct svio_vfu_dma_log_start {
 } SVIO_VFU_PACKED;
 SVIO_VFU_SIZE(svio_vfu_dma_log_start, 16);
 
-/* DMA_LOGGING_REPORT; in the reply a bitmap of 64-bit words follows, bit n = page n from iova on. */
+/*
+ * DMA_LOGGING_REPORT; in the reply a bitmap of 64-bit words follows, bit n = page n from iova on.
+ */
 struct svio_vfu_dma_log_report {
 	uint64_t iova, length, page_size;
 } SVIO_VFU_PACKED;
 SVIO_VFU_SIZE(svio_vfu_dma_log_report, 24);
 
-/* [Mig data read], [Mig data write]; the data follows. A read shorter than asked for is the end, for now. */
+/*
+ * [Mig data read], [Mig data write]; the data follows. A read shorter than asked for is the end,
+ * for now.
+ */
 struct svio_vfu_mig_data {
 	uint32_t argsz, size;
 } SVIO_VFU_PACKED;

@@ -22,7 +22,10 @@ int svio__vd_args_parse(const char *spec, struct svio_vdev_args *args)
 			*next = '\0';
 		if (!*p || *p == '=') {
 			svio__vd_args_free(args);
-			return svio_fail(EINVAL, "\"%s\": an option without a name; write key=value,key=value", spec);
+			return svio_fail(
+				EINVAL,
+				"\"%s\": an option without a name; write key=value,key=value",
+				spec);
 		}
 		if (args->num == VD_MAX_ARGS) {
 			svio__vd_args_free(args);
@@ -37,7 +40,8 @@ int svio__vd_args_parse(const char *spec, struct svio_vdev_args *args)
 		}
 		for (unsigned int i = 0; i < args->num; i++) {
 			if (strcmp(args->arg[i].key, args->arg[args->num].key) == 0) {
-				int err = svio_fail(EINVAL, "option %s is given twice", args->arg[i].key);
+				int err = svio_fail(EINVAL, "option %s is given twice",
+						    args->arg[i].key);
 
 				svio__vd_args_free(args);
 				return err;
@@ -59,8 +63,8 @@ int svio__vd_args_unused(const struct svio_vdev_args *args, const char *help)
 {
 	for (unsigned int i = 0; i < args->num; i++)
 		if (!args->arg[i].used)
-			return svio_fail(EINVAL, "%s has no option \"%s\"; it knows: %s", args->model,
-					 args->arg[i].key, help ? help : "none");
+			return svio_fail(EINVAL, "%s has no option \"%s\"; it knows: %s",
+					 args->model, args->arg[i].key, help ? help : "none");
 	return 0;
 }
 
@@ -75,8 +79,8 @@ const char *svio_vdev_arg(struct svio_vdev_args *args, const char *key)
 	return NULL;
 }
 
-int svio_vdev_arg_u64(struct svio_vdev_args *args, const char *key, uint64_t def, uint64_t min, uint64_t max,
-		      uint64_t *value)
+int svio_vdev_arg_u64(struct svio_vdev_args *args, const char *key, uint64_t def, uint64_t min,
+		      uint64_t max, uint64_t *value)
 {
 	const char *text = svio_vdev_arg(args, key);
 	uint64_t v;
@@ -90,8 +94,8 @@ int svio_vdev_arg_u64(struct svio_vdev_args *args, const char *key, uint64_t def
 	if (!err && v < min)
 		err = -ERANGE;
 	if (err)
-		return svio_fail(err, "%s: %s=%s is not a number from %llu to %llu", args->model, key, text,
-				 (unsigned long long)min, (unsigned long long)max);
+		return svio_fail(err, "%s: %s=%s is not a number from %llu to %llu", args->model,
+				 key, text, (unsigned long long)min, (unsigned long long)max);
 	*value = v;
 	return 0;
 }
@@ -108,7 +112,8 @@ int svio_vdev_arg_size(struct svio_vdev_args *args, const char *key, uint64_t de
 	}
 	err = svio_parse_size(text, &v);
 	if (err)
-		return svio_fail(err, "%s: %s=%s is not a size; write 4096, 64k, 1M or 2G", args->model, key, text);
+		return svio_fail(err, "%s: %s=%s is not a size; write 4096, 64k, 1M or 2G",
+				 args->model, key, text);
 	*bytes = v;
 	return 0;
 }

@@ -2,9 +2,10 @@
 /*
  * BAR memory, and access to regions by message.
  *
- * The shared areas of a BAR are pages of a memfd that the client maps. Withdrawing them (decoding off, D3hot, reset) truncates
- * the file to nothing: every mapping of every holder then raises SIGBUS. The model's own view keeps its address: it
- * becomes private memory with the same contents first, and the file's pages again, refilled from there, afterwards.
+ * The shared areas of a BAR are pages of a memfd that the client maps. Withdrawing them (decoding
+ * off, D3hot, reset) truncates the file to nothing: every mapping of every holder then raises
+ * SIGBUS. The model's own view keeps its address: it becomes private memory with the same contents
+ * first, and the file's pages again, refilled from there, afterwards.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,8 @@
 bool svio__vd_bar_in_area(const struct vd_bar *bar, uint64_t off, uint64_t len)
 {
 	for (unsigned int i = 0; i < bar->num_areas; i++)
-		if (off < bar->areas[i].offset + bar->areas[i].size && bar->areas[i].offset < off + len)
+		if (off < bar->areas[i].offset + bar->areas[i].size &&
+		    bar->areas[i].offset < off + len)
 			return true;
 	return false;
 }
@@ -42,7 +44,8 @@ static int make_memory(struct svio_vdev *dev, struct vd_bar *bar, unsigned int i
 		}
 	}
 	p = mmap(NULL, bar->mem_size, PROT_READ | PROT_WRITE,
-		 shared ? MAP_SHARED | MAP_NORESERVE : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, fd, 0);
+		 shared ? MAP_SHARED | MAP_NORESERVE : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		 fd, 0);
 	if (p == MAP_FAILED) {
 		int err = -errno;
 
@@ -65,23 +68,30 @@ int svio_vdev_add_bar(struct svio_vdev *dev, unsigned int index, uint64_t size, 
 	int err;
 
 	if (!dev->in_init || index + wide >= VD_NUM_BARS || size < 16 || (size & (size - 1)) ||
-	    size > (wide ? UINT64_C(1) << 62 : UINT64_C(1) << 31) || num_areas > SVIO_VDEV_MAX_AREAS)
-		return svio_fail(EINVAL,
-				 "%s: BAR%u of %#llx bytes: sizes are powers of two from 16, indexes 0 to 5 (64-bit: 0 to 4)",
-				 dev->model->name, index, (unsigned long long)size);
-	/* The upper half of a 64-bit BAR has no size of its own, but its writable bits tell that it is taken. */
+	    size > (wide ? UINT64_C(1) << 62 : UINT64_C(1) << 31) ||
+	    num_areas > SVIO_VDEV_MAX_AREAS)
+		return svio_fail(
+			EINVAL,
+			"%s: BAR%u of %#llx bytes: sizes are powers of two from 16, indexes 0 to 5 (64-bit: 0 to 4)",
+			dev->model->name, index, (unsigned long long)size);
+	/*
+	 * The upper half of a 64-bit BAR has no size of its own, but its writable bits tell that it
+	 * is taken.
+	 */
 	if (bar->size || (wide && bar[1].size) || dev->wmask[0x10 + 4 * index + 3] ||
 	    (wide && dev->wmask[0x10 + 4 * index + 7]))
 		return svio_fail(EEXIST, "%s: BAR%u is taken", dev->model->name, index);
 	for (unsigned int i = 0; i < num_areas; i++) {
 		const struct svio_vdev_area *a = &areas[i];
 
-		if (!a->size || ((a->offset | a->size) & (VD_PAGE - 1)) || a->size > size || a->offset > size - a->size ||
-		    svio__vd_bar_in_area(bar, a->offset, a->size)) {
+		if (!a->size || ((a->offset | a->size) & (VD_PAGE - 1)) || a->size > size ||
+		    a->offset > size - a->size || svio__vd_bar_in_area(bar, a->offset, a->size)) {
 			memset(bar->areas, 0, sizeof(bar->areas));
 			bar->num_areas = 0;
-			return svio_fail(EINVAL, "%s: BAR%u: shared areas are whole pages inside of it and do not overlap",
-					 dev->model->name, index);
+			return svio_fail(
+				EINVAL,
+				"%s: BAR%u: shared areas are whole pages inside of it and do not overlap",
+				dev->model->name, index);
 		}
 		bar->areas[bar->num_areas++] = *a;
 		end = SVIO_MAX(end, a->offset + a->size);
@@ -92,12 +102,16 @@ int svio_vdev_add_bar(struct svio_vdev *dev, unsigned int index, uint64_t size, 
 		if (err) {
 			bar->num_areas = 0;
 			bar->mem_size = 0;
-			return svio_fail(err, "%s: no memory for the shared areas of BAR%u", dev->model->name, index);
+			return svio_fail(err, "%s: no memory for the shared areas of BAR%u",
+					 dev->model->name, index);
 		}
 	}
 	bar->size = size;
 	bar->flags = flags;
-	/* PCIe §7.5.1.2.1: bits 2:1 = 10b 64-bit, bit 3 prefetchable; address bits below the size read as 0 */
+	/*
+	 * PCIe §7.5.1.2.1: bits 2:1 = 10b 64-bit, bit 3 prefetchable; address bits below the size
+	 * read as 0
+	 */
 	svio_vdev_config_set(dev, 0x10 + 4 * index, 4,
 			     (wide ? 4u : 0) | (flags & SVIO_VDEV_BAR_PREFETCH ? 8u : 0));
 	svio_vdev_config_wmask(dev, 0x10 + 4 * index, 4, (uint32_t)mask & ~15u);
@@ -129,17 +143,21 @@ void svio__vd_bars_fini(struct svio_vdev *dev)
 	}
 }
 
-/* ---- withdraw and restore ---------------------------------------------------------------------- */
+/* ---- withdraw and restore ------------------------------------------------------------------- */
 
 static void withdraw(struct svio_vdev *dev, struct vd_bar *bar)
 {
 	off_t data = 0, hole;
 	uint8_t *copy;
 
-	copy = mmap(NULL, bar->mem_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	copy = mmap(NULL, bar->mem_size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (copy == MAP_FAILED)
 		goto fail;
-	/* Only pages that were ever touched; pread, since the client may truncate the file under a load. */
+	/*
+	 * Only pages that were ever touched; pread, since the client may truncate the file under a
+	 * load.
+	 */
 	while ((data = lseek(bar->fd, data, SEEK_DATA)) >= 0 && data < (off_t)bar->mem_size) {
 		hole = lseek(bar->fd, data, SEEK_HOLE);
 		if (hole <= data)
@@ -155,7 +173,8 @@ static void withdraw(struct svio_vdev *dev, struct vd_bar *bar)
 		if (data < hole)
 			break;
 	}
-	if (mremap(copy, bar->mem_size, bar->mem_size, MREMAP_MAYMOVE | MREMAP_FIXED, bar->mem) == MAP_FAILED) {
+	if (mremap(copy, bar->mem_size, bar->mem_size, MREMAP_MAYMOVE | MREMAP_FIXED, bar->mem) ==
+	    MAP_FAILED) {
 		munmap(copy, bar->mem_size);
 		goto fail;
 	}
@@ -164,7 +183,8 @@ static void withdraw(struct svio_vdev *dev, struct vd_bar *bar)
 		svio_log_err("%s: cannot withdraw a BAR: %s", dev->model->name, strerror(errno));
 	return;
 fail:
-	svio_log_err("%s: cannot withdraw a BAR: %s; the client's mappings stay", dev->model->name, strerror(errno));
+	svio_log_err("%s: cannot withdraw a BAR: %s; the client's mappings stay", dev->model->name,
+		     strerror(errno));
 }
 
 static bool all_zero(const uint8_t *p, size_t len)
@@ -177,13 +197,14 @@ static void restore(struct svio_vdev *dev, struct vd_bar *bar)
 	if (ftruncate(bar->fd, (off_t)bar->mem_size))
 		goto fail;
 	for (unsigned int i = 0; i < bar->num_areas; i++) {
-		for (uint64_t off = bar->areas[i].offset; off < bar->areas[i].offset + bar->areas[i].size; off += VD_PAGE)
+		for (uint64_t off = bar->areas[i].offset;
+		     off < bar->areas[i].offset + bar->areas[i].size; off += VD_PAGE)
 			if (!all_zero(bar->mem + off, VD_PAGE) &&
 			    pwrite(bar->fd, bar->mem + off, VD_PAGE, (off_t)off) != VD_PAGE)
 				goto fail;
 	}
-	if (mmap(bar->mem, bar->mem_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, bar->fd, 0) ==
-	    MAP_FAILED)
+	if (mmap(bar->mem, bar->mem_size, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_FIXED | MAP_NORESERVE, bar->fd, 0) == MAP_FAILED)
 		goto fail;
 	bar->zapped = false;
 	return;
@@ -221,7 +242,7 @@ void svio__vd_bars_zero(struct svio_vdev *dev)
 		}
 }
 
-/* ---- region access by message ------------------------------------------------------------------ */
+/* ---- region access by message --------------------------------------------------------------- */
 
 /* The widest naturally aligned piece at off, at most `max` and `left` bytes. */
 static unsigned int piece(uint64_t off, uint32_t left, uint32_t max)
@@ -264,15 +285,21 @@ static void store(uint8_t *p, unsigned int w, uint64_t v)
 	}
 }
 
-static int access_piece(struct svio_vdev *dev, unsigned int index, uint64_t off, unsigned int w, uint64_t *v, bool write)
+static int access_piece(struct svio_vdev *dev, unsigned int index, uint64_t off, unsigned int w,
+			uint64_t *v, bool write)
 {
 	struct vd_bar *bar = &dev->bar[index];
-	int (*rd)(struct svio_vdev *, unsigned int, uint64_t, unsigned int, uint64_t *) = dev->model->reg_read;
-	int (*wr)(struct svio_vdev *, unsigned int, uint64_t, unsigned int, uint64_t) = dev->model->reg_write;
+	int (*rd)(struct svio_vdev *, unsigned int, uint64_t, unsigned int, uint64_t *) =
+		dev->model->reg_read;
+	int (*wr)(struct svio_vdev *, unsigned int, uint64_t, unsigned int, uint64_t) =
+		dev->model->reg_write;
 
 	if (svio__vd_msix_access(dev, index, off, w, v, write))
 		return 0;
-	/* VFIO: in STOP a device does not change; the interrupt structures and configuration space stay usable. */
+	/*
+	 * VFIO: in STOP a device does not change; the interrupt structures and configuration space
+	 * stay usable.
+	 */
 	if (write && !svio__vd_running(dev))
 		return -EBUSY;
 	if (svio__vd_bar_in_area(bar, off, w)) {
@@ -288,7 +315,8 @@ static int access_piece(struct svio_vdev *dev, unsigned int index, uint64_t off,
 	return rd ? rd(dev, index, off, w, v) : 0;
 }
 
-static int bar_access(struct svio_vdev *dev, unsigned int index, uint64_t off, uint8_t *buf, uint32_t len, bool write)
+static int bar_access(struct svio_vdev *dev, unsigned int index, uint64_t off, uint8_t *buf,
+		      uint32_t len, bool write)
 {
 	uint32_t max = dev->model->max_access ? dev->model->max_access : 8;
 
@@ -331,7 +359,8 @@ static int check(const struct svio_vdev *dev, uint32_t region, uint64_t off, uin
 	return 0;
 }
 
-int svio__vd_region_read(struct svio_vdev *dev, uint32_t region, uint64_t off, uint8_t *buf, uint32_t len)
+int svio__vd_region_read(struct svio_vdev *dev, uint32_t region, uint64_t off, uint8_t *buf,
+			 uint32_t len)
 {
 	int err = check(dev, region, off, len);
 
@@ -344,7 +373,8 @@ int svio__vd_region_read(struct svio_vdev *dev, uint32_t region, uint64_t off, u
 	return bar_access(dev, region, off, buf, len, false);
 }
 
-int svio__vd_region_write(struct svio_vdev *dev, uint32_t region, uint64_t off, const uint8_t *buf, uint32_t len)
+int svio__vd_region_write(struct svio_vdev *dev, uint32_t region, uint64_t off, const uint8_t *buf,
+			  uint32_t len)
 {
 	int err = check(dev, region, off, len);
 

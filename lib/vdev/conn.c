@@ -2,10 +2,12 @@
 /*
  * One client's connection: framing, the queue of requests, replies, and the orderly close.
  *
- * The socket is never waited for. Whatever arrives is read: answers to our DMA messages are dispatched at once, requests are
- * queued (bounded) and handled in order. A request that has to wait for the model's DMA is parked at the head of the queue, and the
- * model goes on being polled. A reply is one sendmsg(); what the socket does not take is kept, and no further request is
- * handled until it is gone. Anything wrong with framing ends the connection: after a desync nothing can be trusted.
+ * The socket is never waited for. Whatever arrives is read: answers to our DMA messages are
+ * dispatched at once, requests are queued (bounded) and handled in order. A request that has to
+ * wait for the model's DMA is parked at the head of the queue, and the model goes on being polled.
+ * A reply is one sendmsg(); what the socket does not take is kept, and no further request is
+ * handled until it is gone. Anything wrong with framing ends the connection: after a desync nothing
+ * can be trusted.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -64,9 +66,12 @@ static void broken(struct svio_vdev *dev, const char *what)
 	dev->stats.protocol_errors++;
 }
 
-/* ---- receiving --------------------------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------------ */
 
-/* Add the descriptors of one recvmsg() to the message being received. False on overflow or truncation. */
+/*
+ * Add the descriptors of one recvmsg() to the message being received. False on overflow or
+ * truncation.
+ */
 static bool take_fds(struct vd_conn *c, struct msghdr *mh)
 {
 	bool good = !(mh->msg_flags & MSG_CTRUNC);
@@ -122,7 +127,8 @@ static size_t receive(struct svio_vdev *dev, void *buf, size_t len)
 		return 0;
 	}
 	if (mh.msg_controllen && !take_fds(c, &mh)) {
-		broken(dev, "a message with too many descriptors, or no room for them in this process");
+		broken(dev,
+		       "a message with too many descriptors, or no room for them in this process");
 		return 0;
 	}
 	if (n == 0)
@@ -208,7 +214,7 @@ static bool receive_one(struct svio_vdev *dev)
 	return true;
 }
 
-/* ---- sending ----------------------------------------------------------------------------------- */
+/* ---- sending -------------------------------------------------------------------------------- */
 
 static ssize_t transmit(int sock, struct iovec *iov, size_t n, int fd)
 {
@@ -267,8 +273,8 @@ static bool flush(struct svio_vdev *dev)
 	return any;
 }
 
-int svio__vd_conn_send(struct svio_vdev *dev, const struct svio_vfu_hdr *hdr, const void *a, size_t alen,
-		       const void *b, size_t blen, int fd)
+int svio__vd_conn_send(struct svio_vdev *dev, const struct svio_vfu_hdr *hdr, const void *a,
+		       size_t alen, const void *b, size_t blen, int fd)
 {
 	struct vd_conn *c = &dev->conn;
 	struct svio_vfu_hdr h = *hdr;
@@ -315,7 +321,7 @@ int svio__vd_conn_send(struct svio_vdev *dev, const struct svio_vfu_hdr *hdr, co
 	return 0;
 }
 
-/* ---- handling ---------------------------------------------------------------------------------- */
+/* ---- handling ------------------------------------------------------------------------------- */
 
 static void reply(struct svio_vdev *dev, const struct vd_msg *m, struct vd_reply *r, int err)
 {
@@ -327,7 +333,8 @@ static void reply(struct svio_vdev *dev, const struct vd_msg *m, struct vd_reply
 			h.error = (uint32_t)-err;
 			svio__vd_conn_send(dev, &h, NULL, 0, NULL, 0, -1);
 		} else {
-			svio__vd_conn_send(dev, &h, r->head, r->head_len, r->data, r->data_len, r->fd);
+			svio__vd_conn_send(dev, &h, r->head, r->head_len, r->data, r->data_len,
+					   r->fd);
 		}
 	}
 	if (r->close_after)
@@ -353,8 +360,12 @@ static bool handle_head(struct svio_vdev *dev)
 		}
 		if (now < c->park_deadline)
 			return false;
-		/* The client will not wait longer; the device stays as it is. A reset that was begun is finished by the next one. */
-		svio_log_warn("%s: DMA did not end in time for command %u", dev->model->name, m->hdr.cmd);
+		/*
+		 * The client will not wait longer; the device stays as it is. A reset that was
+		 * begun is finished by the next one.
+		 */
+		svio_log_warn("%s: DMA did not end in time for command %u", dev->model->name,
+			      m->hdr.cmd);
 		svio__vd_mig_abort(dev);
 		r = (struct vd_reply){ .fd = -1 };
 		err = -ETIMEDOUT;
@@ -382,9 +393,13 @@ bool svio__vd_conn_service(struct svio_vdev *dev)
 	if (c->dead)
 		return true;
 	any |= flush(dev);
-	while (!c->dead && c->q_count < MAX_QUEUED && c->q_bytes < MAX_QUEUED_BYTES && receive_one(dev))
+	while (!c->dead && c->q_count < MAX_QUEUED && c->q_bytes < MAX_QUEUED_BYTES &&
+	       receive_one(dev))
 		any = true;
-	/* What was asked before the end of the stream is still done: posted writes may be the last words. */
+	/*
+	 * What was asked before the end of the stream is still done: posted writes may be the last
+	 * words.
+	 */
 	for (unsigned int i = 0; (i < HANDLE_BATCH || c->dead) && c->q_head && !c->tx_head; i++) {
 		if (!handle_head(dev))
 			break;
@@ -393,7 +408,7 @@ bool svio__vd_conn_service(struct svio_vdev *dev)
 	return any || c->dead;
 }
 
-/* ---- closing ----------------------------------------------------------------------------------- */
+/* ---- closing -------------------------------------------------------------------------------- */
 
 bool svio__vd_conn_close(struct svio_vdev *dev)
 {
@@ -429,14 +444,18 @@ bool svio__vd_conn_close(struct svio_vdev *dev)
 	if (svio__vd_quiesce(dev, SVIO_VDEV_Q_DISCONNECT, 0, UINT64_MAX))
 		return false;
 	svio__vd_dma_cancel_range(dev, 0, UINT64_MAX, -ECANCELED);
-	/* A migration that nobody will finish, a failed one, and a reset cut short all end in a reset. */
+	/*
+	 * A migration that nobody will finish, a failed one, and a reset cut short all end in a
+	 * reset.
+	 */
 	svio__vd_mig_abort(dev);
 	if (dev->mig.state == SVIO_VFU_STATE_PRE_COPY)
 		svio__vd_mig_reset(dev); /* it was running all along */
 	if (dev->mig.state != SVIO_VFU_STATE_RUNNING || dev->in_reset || dev->flr_due ||
 	    (dev->flags & SVIO_VDEV_RESET_ON_CLOSE)) {
-		enum svio_vdev_reset why = dev->flags & SVIO_VDEV_RESET_ON_CLOSE ? SVIO_VDEV_RESET_CLOSE :
-										  SVIO_VDEV_RESET_MESSAGE;
+		enum svio_vdev_reset why = dev->flags & SVIO_VDEV_RESET_ON_CLOSE
+						   ? SVIO_VDEV_RESET_CLOSE
+						   : SVIO_VDEV_RESET_MESSAGE;
 
 		if (svio__vd_reset(dev, why))
 			return false;

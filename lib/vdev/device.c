@@ -20,7 +20,8 @@ static int check_msix(const struct svio_vdev *dev)
 	    irq->pba_off + pba > dev->bar[irq->pba_bar].size ||
 	    svio__vd_bar_in_area(&dev->bar[irq->table_bar], irq->table_off, table) ||
 	    svio__vd_bar_in_area(&dev->bar[irq->pba_bar], irq->pba_off, pba))
-		return svio_fail(EINVAL, "%s: MSI-X table or PBA outside of its BAR or in a shared area",
+		return svio_fail(EINVAL,
+				 "%s: MSI-X table or PBA outside of its BAR or in a shared area",
 				 dev->model->name);
 	if (irq->table_bar == irq->pba_bar && irq->table_off < irq->pba_off + pba &&
 	    irq->pba_off < irq->table_off + table)
@@ -89,8 +90,9 @@ int svio_vdev_create(const char *spec, uint32_t flags, struct svio_vdev **devp)
 		dev->bar[i].fd = dev->bar[i].guard = -1;
 	svio__vd_conn_init(dev);
 	svio__vd_cfg_init(dev);
-	dev->priv = aligned_alloc(SVIO_CACHELINE,
-				  SVIO_ALIGN_UP(SVIO_MAX(model->priv_size, (size_t)1), (size_t)SVIO_CACHELINE));
+	dev->priv =
+		aligned_alloc(SVIO_CACHELINE, SVIO_ALIGN_UP(SVIO_MAX(model->priv_size, (size_t)1),
+							    (size_t)SVIO_CACHELINE));
 	if (!dev->priv)
 		goto out_dev;
 	memset(dev->priv, 0, model->priv_size);
@@ -189,7 +191,8 @@ void svio_vdev_kick_after(struct svio_vdev *dev, uint64_t ns)
 /* The device may change its state, do DMA and interrupt. */
 bool svio__vd_running(const struct svio_vdev *dev)
 {
-	return dev->mig.state == SVIO_VFU_STATE_RUNNING || dev->mig.state == SVIO_VFU_STATE_PRE_COPY;
+	return dev->mig.state == SVIO_VFU_STATE_RUNNING ||
+	       dev->mig.state == SVIO_VFU_STATE_PRE_COPY;
 }
 
 int svio__vd_quiesce(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint64_t iova, uint64_t len)

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The dirty log (VFIO DMA_LOGGING): which pages the device has written through shared memory or file I/O. What it writes by
- * DMA_WRITE messages the client sees, and tracks, itself.
+ * The dirty log (VFIO DMA_LOGGING): which pages the device has written through shared memory or
+ * file I/O. What it writes by DMA_WRITE messages the client sees, and tracks, itself.
  *
- * One bit a page, in chunks of 4 KiB found by hash. Chunks for everything mapped are made when logging starts and when a mapping is
- * added, so that marking allocates nothing; a bit is set atomically, since a model may mark from threads of its own.
+ * One bit a page, in chunks of 4 KiB found by hash. Chunks for everything mapped are made when
+ * logging starts and when a mapping is added, so that marking allocates nothing; a bit is set
+ * atomically, since a model may mark from threads of its own.
  */
 #include <stdlib.h>
 #include <string.h>
 #include "vdev_priv.h"
 
-#define MAX_RANGES 4096u
-#define MAX_CHUNKS (1u << 18) /* 1 GiB of bitmap, 32 TiB at 4 KiB pages */
+#define MAX_RANGES  4096u
+#define MAX_CHUNKS  (1u << 18) /* 1 GiB of bitmap, 32 TiB at 4 KiB pages */
 #define CHUNK_PAGES (UINT64_C(1) << VD_CHUNK_SHIFT)
 
 static uint32_t hash(uint64_t key)
@@ -90,7 +91,8 @@ static int cover_logged(struct vd_dirty *d, uint64_t iova, uint64_t last)
 	int err = 0;
 
 	for (uint32_t i = 0; !err && i < d->num_ranges; i++) {
-		uint64_t a = SVIO_MAX(iova, d->ranges[i].iova), b = SVIO_MIN(last, d->ranges[i].last);
+		uint64_t a = SVIO_MAX(iova, d->ranges[i].iova),
+			 b = SVIO_MIN(last, d->ranges[i].last);
 
 		if (a <= b)
 			err = cover(d, a, b);
@@ -112,7 +114,10 @@ static void release(struct vd_dirty *d)
 	free(d);
 }
 
-/* start->num_ranges ranges follow the structure: the caller has checked the length. The page size chosen is written back. */
+/*
+ * start->num_ranges ranges follow the structure: the caller has checked the length. The page size
+ * chosen is written back.
+ */
 int svio__vd_dirty_start(struct svio_vdev *dev, struct svio_vfu_dma_log_start *start)
 {
 	uint64_t page = start->page_size;
@@ -187,8 +192,8 @@ void svio_vdev_as_mark_slow(struct svio_vdev_as *as, uint64_t iova, uint64_t len
 }
 
 /* Set the bits of the report that [a, b] dirties, as far as it is logged. */
-static void report_page(const struct vd_dirty *d, const struct svio_vfu_dma_log_report *req, unsigned int shift,
-			uint64_t *bitmap, uint64_t a, uint64_t b)
+static void report_page(const struct vd_dirty *d, const struct svio_vfu_dma_log_report *req,
+			unsigned int shift, uint64_t *bitmap, uint64_t a, uint64_t b)
 {
 	uint64_t last = req->iova + req->length - 1;
 
@@ -206,10 +211,12 @@ static void report_page(const struct vd_dirty *d, const struct svio_vfu_dma_log_
 }
 
 /*
- * Bits of [iova, iova + length) and clear them. bitmap has room for length / page_size bits, rounded up, and is zeroed. A page of the log that the
- * range only touches in part is reported and stays dirty.
+ * Bits of [iova, iova + length) and clear them. bitmap has room for length / page_size bits,
+ * rounded up, and is zeroed. A page of the log that the range only touches in part is reported and
+ * stays dirty.
  */
-int svio__vd_dirty_report(struct svio_vdev *dev, const struct svio_vfu_dma_log_report *req, uint64_t *bitmap)
+int svio__vd_dirty_report(struct svio_vdev *dev, const struct svio_vfu_dma_log_report *req,
+			  uint64_t *bitmap)
 {
 	struct vd_dirty *d = dev->as0.dirty;
 	uint64_t last = req->iova + req->length - 1;
@@ -244,14 +251,17 @@ int svio__vd_dirty_report(struct svio_vdev *dev, const struct svio_vfu_dma_log_r
 			for (uint64_t b = 0; b < 64; b++) {
 				uint64_t a = (first + w * 64 + b) << d->shift;
 
-				if ((mask >> b & 1) && (a < req->iova || a + ((UINT64_C(1) << d->shift) - 1) > last))
+				if ((mask >> b & 1) &&
+				    (a < req->iova || a + ((UINT64_C(1) << d->shift) - 1) > last))
 					whole &= ~(UINT64_C(1) << b);
 			}
 			got = __atomic_fetch_and(&c->bits[w], ~whole, __ATOMIC_ACQ_REL) & mask;
 			for (; got; got &= got - 1) {
-				uint64_t a = (first + w * 64 + (uint64_t)__builtin_ctzll(got)) << d->shift;
+				uint64_t a = (first + w * 64 + (uint64_t)__builtin_ctzll(got))
+					     << d->shift;
 
-				report_page(d, req, shift, bitmap, a, a + ((UINT64_C(1) << d->shift) - 1));
+				report_page(d, req, shift, bitmap, a,
+					    a + ((UINT64_C(1) << d->shift) - 1));
 			}
 		}
 	}

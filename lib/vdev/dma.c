@@ -2,10 +2,10 @@
 /*
  * The DMA map: what the client has declared, and how its memory is reached.
  *
- * Mappings are disjoint and sorted. A file is mapped once, whole, and shared by all mappings of it (with a virtual IOMMU a
- * client sends a descriptor with every 4 KiB page). Translation: the last hit (inline), then a direct-mapped
- * cache by page, then binary search. All of it belongs to the server's thread; the table changes only after the model's
- * quiesce().
+ * Mappings are disjoint and sorted. A file is mapped once, whole, and shared by all mappings of it
+ * (with a virtual IOMMU a client sends a descriptor with every 4 KiB page). Translation: the last
+ * hit (inline), then a direct-mapped cache by page, then binary search. All of it belongs to the
+ * server's thread; the table changes only after the model's quiesce().
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -52,7 +52,8 @@ struct vd_map *svio__vd_dma_find(struct svio_vdev *dev, uint64_t iova)
 	return dev->dma.maps[i];
 }
 
-void *svio_vdev_as_ptr_slow(struct svio_vdev_as *as, uint64_t iova, uint64_t len, enum svio_vdev_access access)
+void *svio_vdev_as_ptr_slow(struct svio_vdev_as *as, uint64_t iova, uint64_t len,
+			    enum svio_vdev_access access)
 {
 	struct svio_vdev_hit *h = &as->hit[access];
 	struct vd_map *m;
@@ -60,7 +61,8 @@ void *svio_vdev_as_ptr_slow(struct svio_vdev_as *as, uint64_t iova, uint64_t len
 	if (!as->dev->bus_master)
 		return NULL;
 	m = svio__vd_dma_find(as->dev, iova);
-	if (!m || !m->file || !m->file->mapped || !(m->prot & prot_of(access)) || (len && len - 1 > m->last - iova))
+	if (!m || !m->file || !m->file->mapped || !(m->prot & prot_of(access)) ||
+	    (len && len - 1 > m->last - iova))
 		return NULL;
 	h->iova = m->iova;
 	h->len = m->last - m->iova + 1; /* cannot wrap: a mapped file has less than 2^63 bytes */
@@ -74,7 +76,7 @@ void svio__vd_dma_flush(struct svio_vdev *dev)
 	memset(dev->dma.cache, 0, sizeof(dev->dma.cache));
 }
 
-/* ---- files ------------------------------------------------------------------------------------- */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 static void file_put(struct svio_vdev *dev, struct vd_file *f)
 {
@@ -92,15 +94,20 @@ static void file_put(struct svio_vdev *dev, struct vd_file *f)
 	free(f);
 }
 
-/* May we map it? Its holder must not be able to shrink it under us (SIGBUS), unless that is taken care of. */
+/*
+ * May we map it? Its holder must not be able to shrink it under us (SIGBUS), unless that is taken
+ * care of.
+ */
 static bool may_map(const struct svio_vdev *dev, int fd)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
 
-	return (seals >= 0 && (seals & F_SEAL_SHRINK)) || (dev->flags & SVIO_VDEV_TRUST_CLIENT) || svio__vd_guard_on();
+	return (seals >= 0 && (seals & F_SEAL_SHRINK)) || (dev->flags & SVIO_VDEV_TRUST_CLIENT) ||
+	       svio__vd_guard_on();
 }
 
-static int map_file(struct svio_vdev *dev, struct vd_file *f, uint64_t size, uint64_t off, uint64_t len, size_t page)
+static int map_file(struct svio_vdev *dev, struct vd_file *f, uint64_t size, uint64_t off,
+		    uint64_t len, size_t page)
 {
 	int prot = PROT_READ | (f->writable ? PROT_WRITE : 0);
 	void *p;
@@ -123,10 +130,15 @@ static int map_file(struct svio_vdev *dev, struct vd_file *f, uint64_t size, uin
 	return 0;
 }
 
-/* Find or make the file behind *fd for [off, off + len). Takes *fd (sets it to -1) when it keeps it. */
-static int file_get(struct svio_vdev *dev, const struct svio_vfu_dma_map *req, int *fd, struct vd_file **filep)
+/*
+ * Find or make the file behind *fd for [off, off + len). Takes *fd (sets it to -1) when it keeps
+ * it.
+ */
+static int file_get(struct svio_vdev *dev, const struct svio_vfu_dma_map *req, int *fd,
+		    struct vd_file **filep)
 {
-	bool want_map = !(req->flags & SVIO_VFU_DMA_F_FILE_IO) || (req->flags & SVIO_VFU_DMA_F_MMAP);
+	bool want_map =
+		!(req->flags & SVIO_VFU_DMA_F_FILE_IO) || (req->flags & SVIO_VFU_DMA_F_MMAP);
 	uint64_t size, page;
 	struct vd_file *f;
 	struct statfs fs;
@@ -156,7 +168,8 @@ static int file_get(struct svio_vdev *dev, const struct svio_vfu_dma_map *req, i
 			continue;
 		if ((req->flags & SVIO_VFU_DMA_F_WRITE) && !f->writable)
 			continue;
-		if (f->mapped && (req->offset < f->off || req->offset + req->size > f->off + f->len))
+		if (f->mapped &&
+		    (req->offset < f->off || req->offset + req->size > f->off + f->len))
 			continue; /* it has grown since */
 		f->refs++;
 		*filep = f;
@@ -185,11 +198,12 @@ static int file_get(struct svio_vdev *dev, const struct svio_vfu_dma_map *req, i
 	return 0;
 }
 
-/* ---- map and unmap ----------------------------------------------------------------------------- */
+/* ---- map and unmap -------------------------------------------------------------------------- */
 
 int svio__vd_dma_map(struct svio_vdev *dev, const struct svio_vfu_dma_map *req, int *fd)
 {
-	const uint32_t known = SVIO_VFU_DMA_F_READ | SVIO_VFU_DMA_F_WRITE | SVIO_VFU_DMA_F_MMAP | SVIO_VFU_DMA_F_FILE_IO;
+	const uint32_t known = SVIO_VFU_DMA_F_READ | SVIO_VFU_DMA_F_WRITE | SVIO_VFU_DMA_F_MMAP |
+			       SVIO_VFU_DMA_F_FILE_IO;
 	uint64_t last = req->iova + req->size - 1;
 	struct vd_dma *dma = &dev->dma;
 	struct vd_map *m;
@@ -257,8 +271,9 @@ static void drop(struct svio_vdev *dev, uint32_t from, uint32_t to)
 }
 
 /*
- * Remove every mapping inside of the range. The specification wants an exact match, but QEMU unmaps ranges that hold many mappings or
- * none when a guest switches its IOMMU off. A range that cuts a mapping is refused before anything is removed.
+ * Remove every mapping inside of the range. The specification wants an exact match, but QEMU unmaps
+ * ranges that hold many mappings or none when a guest switches its IOMMU off. A range that cuts a
+ * mapping is refused before anything is removed.
  */
 int svio__vd_dma_unmap(struct svio_vdev *dev, uint64_t iova, uint64_t size)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Transfers that work with every client. Shared memory is copied at once, files are read and written at once; memory without a descriptor
- * goes by DMA_READ and DMA_WRITE messages, which are never waited for: QEMU serves them under the lock that it holds while it
- * waits for our replies.
+ * Transfers that work with every client. Shared memory is copied at once, files are read and
+ * written at once; memory without a descriptor goes by DMA_READ and DMA_WRITE messages, which are
+ * never waited for: QEMU serves them under the lock that it holds while it waits for our replies.
  *
- * A transfer walks over mappings and message sizes part by part, one message at a time; many transfers are in flight at
- * once. A message's id is its slot and a generation, so that the late answer to a cancelled transfer matches nothing. What
- * was cancelled may still reach the client's memory until the client has read our next reply: the stream keeps the order, so the client
- * sees such a write before it sees that its unmap is done.
+ * A transfer walks over mappings and message sizes part by part, one message at a time; many
+ * transfers are in flight at once. A message's id is its slot and a generation, so that the late
+ * answer to a cancelled transfer matches nothing. What was cancelled may still reach the client's
+ * memory until the client has read our next reply: the stream keeps the order, so the client sees
+ * such a write before it sees that its unmap is done.
  */
 #include <string.h>
 #include <unistd.h>
@@ -48,7 +49,8 @@ static void link_out(struct vd_dma *d, struct svio_vdev_dma *t)
 }
 
 /* One part by memory or file. */
-static int do_part(struct svio_vdev *dev, struct vd_map *m, struct svio_vdev_dma *t, uint64_t iova, uint32_t len)
+static int do_part(struct svio_vdev *dev, struct vd_map *m, struct svio_vdev_dma *t, uint64_t iova,
+		   uint32_t len)
 {
 	uint64_t off = m->off + (iova - m->iova);
 	uint8_t *buf = (uint8_t *)t->buf + t->kit.pos;
@@ -62,9 +64,11 @@ static int do_part(struct svio_vdev *dev, struct vd_map *m, struct svio_vdev_dma
 			memcpy(buf, p, len);
 	} else {
 		for (uint32_t done = 0; done < len;) {
-			ssize_t n = t->access == SVIO_VDEV_WRITE ?
-					    pwrite(m->file->fd, buf + done, len - done, (off_t)(off + done)) :
-					    pread(m->file->fd, buf + done, len - done, (off_t)(off + done));
+			ssize_t n = t->access == SVIO_VDEV_WRITE
+					    ? pwrite(m->file->fd, buf + done, len - done,
+						     (off_t)(off + done))
+					    : pread(m->file->fd, buf + done, len - done,
+						    (off_t)(off + done));
 
 			if (n < 0 && errno == EINTR)
 				continue;
@@ -83,7 +87,8 @@ static int send_part(struct svio_vdev *dev, struct svio_vdev_dma *t, uint64_t io
 	bool wr = t->access == SVIO_VDEV_WRITE;
 	struct svio_vfu_dma_rw rw = { .iova = iova, .count = len };
 	struct svio_vfu_hdr hdr = {
-		.id = (uint16_t)((unsigned int)t->kit.slot | (unsigned int)dev->dma.gen[t->kit.slot] << 8),
+		.id = (uint16_t)((unsigned int)t->kit.slot | (unsigned int)dev->dma.gen[t->kit.slot]
+								     << 8),
 		.cmd = wr ? SVIO_VFU_DMA_WRITE : SVIO_VFU_DMA_READ,
 		.flags = SVIO_VFU_COMMAND,
 	};
@@ -91,10 +96,14 @@ static int send_part(struct svio_vdev *dev, struct svio_vdev_dma *t, uint64_t io
 	t->kit.part = len;
 	t->kit.deadline = svio_now_ns() + VD_DMA_NS;
 	dev->stats.dma_msgs++;
-	return svio__vd_conn_send(dev, &hdr, &rw, sizeof(rw), wr ? (uint8_t *)t->buf + t->kit.pos : NULL, wr ? len : 0, -1);
+	return svio__vd_conn_send(dev, &hdr, &rw, sizeof(rw),
+				  wr ? (uint8_t *)t->buf + t->kit.pos : NULL, wr ? len : 0, -1);
 }
 
-/* Go as far as possible. 0 done, -EINPROGRESS a message is on its way or no slot is free, or an error. */
+/*
+ * Go as far as possible. 0 done, -EINPROGRESS a message is on its way or no slot is free, or an
+ * error.
+ */
 static int advance(struct svio_vdev *dev, struct svio_vdev_dma *t)
 {
 	uint32_t need = t->access == SVIO_VDEV_WRITE ? SVIO_VFU_DMA_F_WRITE : SVIO_VFU_DMA_F_READ;
@@ -244,7 +253,8 @@ void svio__vd_dma_reply(struct svio_vdev *dev, struct vd_msg *m)
 		if (rw.iova == t->iova + t->kit.pos && rw.count && rw.count <= t->kit.part &&
 		    m->len == sizeof(rw) + (t->access == SVIO_VDEV_READ ? rw.count : 0)) {
 			if (t->access == SVIO_VDEV_READ)
-				memcpy((uint8_t *)t->buf + t->kit.pos, m->data + sizeof(rw), rw.count);
+				memcpy((uint8_t *)t->buf + t->kit.pos, m->data + sizeof(rw),
+				       rw.count);
 			t->kit.pos += (uint32_t)rw.count;
 			dev->dma.gen[slot]++;
 			err = advance(dev, t);

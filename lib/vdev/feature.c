@@ -12,7 +12,9 @@ static uint32_t supported(const struct svio_vdev *dev, uint32_t index)
 	case SVIO_VFU_FEATURE_MIGRATION:
 		return dev->model->save && dev->model->load ? SVIO_VFU_FEATURE_GET : 0;
 	case SVIO_VFU_FEATURE_MIG_DEVICE_STATE:
-		return dev->model->save && dev->model->load ? SVIO_VFU_FEATURE_GET | SVIO_VFU_FEATURE_SET : 0;
+		return dev->model->save && dev->model->load
+			       ? SVIO_VFU_FEATURE_GET | SVIO_VFU_FEATURE_SET
+			       : 0;
 	case SVIO_VFU_FEATURE_DMA_LOGGING_START:
 	case SVIO_VFU_FEATURE_DMA_LOGGING_STOP:
 		return SVIO_VFU_FEATURE_SET;
@@ -24,8 +26,8 @@ static uint32_t supported(const struct svio_vdev *dev, uint32_t index)
 }
 
 /* Append the feature's data to the reply; argsz is what all of it takes. */
-static int answer(const struct svio_vfu_feature *req, struct vd_reply *r, const void *data, size_t len, void *more,
-		  size_t more_len)
+static int answer(const struct svio_vfu_feature *req, struct vd_reply *r, const void *data,
+		  size_t len, void *more, size_t more_len)
 {
 	struct svio_vfu_feature f = { .flags = req->flags };
 
@@ -44,8 +46,8 @@ static int answer(const struct svio_vfu_feature *req, struct vd_reply *r, const 
 	return 0;
 }
 
-static int logging_start(struct svio_vdev *dev, const struct svio_vfu_feature *req, uint8_t *data, uint32_t len,
-			 struct vd_reply *r)
+static int logging_start(struct svio_vdev *dev, const struct svio_vfu_feature *req, uint8_t *data,
+			 uint32_t len, struct vd_reply *r)
 {
 	struct svio_vfu_dma_log_start *s = (void *)data;
 	size_t ranges;
@@ -71,8 +73,8 @@ static int logging_start(struct svio_vdev *dev, const struct svio_vfu_feature *r
 	return answer(req, r, s, sizeof(*s), copy, ranges);
 }
 
-static int logging_report(struct svio_vdev *dev, const struct svio_vfu_feature *req, const uint8_t *data, uint32_t len,
-			  struct vd_reply *r)
+static int logging_report(struct svio_vdev *dev, const struct svio_vfu_feature *req,
+			  const uint8_t *data, uint32_t len, struct vd_reply *r)
 {
 	struct svio_vfu_dma_log_report q;
 	uint64_t *bitmap, pages;
@@ -82,8 +84,8 @@ static int logging_report(struct svio_vdev *dev, const struct svio_vfu_feature *
 	if (len < sizeof(q))
 		return -EINVAL;
 	memcpy(&q, data, sizeof(q));
-	if (!q.length || !q.page_size || (q.page_size & (q.page_size - 1)) || q.iova + q.length - 1 < q.iova ||
-	    !dev->as0.dirty)
+	if (!q.length || !q.page_size || (q.page_size & (q.page_size - 1)) ||
+	    q.iova + q.length - 1 < q.iova || !dev->as0.dirty)
 		return -EINVAL;
 	pages = (q.length - 1) / q.page_size + 1;
 	if (pages > MAX_BITMAP * UINT64_C(8))
@@ -103,8 +105,8 @@ static int logging_report(struct svio_vdev *dev, const struct svio_vfu_feature *
 	return answer(req, r, &q, sizeof(q), bitmap, bytes);
 }
 
-static int mig_state(struct svio_vdev *dev, const struct svio_vfu_feature *req, const uint8_t *data, uint32_t len,
-		     struct vd_reply *r)
+static int mig_state(struct svio_vdev *dev, const struct svio_vfu_feature *req, const uint8_t *data,
+		     uint32_t len, struct vd_reply *r)
 {
 	struct svio_vfu_mig_state_data s = { .data_fd = UINT32_MAX };
 	int err;
@@ -135,7 +137,8 @@ int svio__vd_feature(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r
 	memcpy(&req, m->data, sizeof(req));
 	len = m->len - (uint32_t)sizeof(req);
 	index = req.flags & SVIO_VFU_FEATURE_MASK;
-	if (req.argsz < sizeof(req) || (req.flags & ~(SVIO_VFU_FEATURE_MASK | ops | SVIO_VFU_FEATURE_PROBE)))
+	if (req.argsz < sizeof(req) ||
+	    (req.flags & ~(SVIO_VFU_FEATURE_MASK | ops | SVIO_VFU_FEATURE_PROBE)))
 		return -EINVAL;
 	can = supported(dev, index);
 	if (!can)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Interrupts by eventfd: INTx with VFIO's automatic masking, MSI, and MSI-X with its table and pending bits (PCIe §6.1.4).
+ * Interrupts by eventfd: INTx with VFIO's automatic masking, MSI, and MSI-X with its table and
+ * pending bits (PCIe §6.1.4).
  *
- * Who masks an MSI-X vector? On hardware, software through the table. Behind VFIO the table mostly never gets here: clients emulate it
- * and SET_IRQS stands for "this vector is programmed and unmasked", as it does for Linux's vfio-pci. So an eventfd clears the
- * table's mask bit and taking it away sets it; a client that does write the table is obeyed too.
+ * Who masks an MSI-X vector? On hardware, software through the table. Behind VFIO the table mostly
+ * never gets here: clients emulate it and SET_IRQS stands for "this vector is programmed and
+ * unmasked", as it does for Linux's vfio-pci. So an eventfd clears the table's mask bit and taking
+ * it away sets it; a client that does write the table is obeyed too.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -15,8 +17,8 @@
 #include <linux/pci_regs.h>
 #include "vdev_priv.h"
 
-#define ENTRY		16u /* bytes of a table entry (PCIe §7.7.2.6) */
-#define ENTRY_CTRL	12u /* its vector control; bit 0 masks */
+#define ENTRY	   16u /* bytes of a table entry (PCIe §7.7.2.6) */
+#define ENTRY_CTRL 12u /* its vector control; bit 0 masks */
 
 int svio__vd_irq_init(struct svio_vdev *dev)
 {
@@ -66,14 +68,17 @@ static void table_mask(struct vd_irqs *irq, uint32_t vector, bool masked)
 /* The MSI and MSI-X enable bits follow what SET_IRQS does, as with vfio-pci. */
 void svio__vd_irq_show_enabled(struct svio_vdev *dev, uint32_t index)
 {
-	uint16_t cap = index == SVIO_VFU_IRQ_MSI ? dev->cap_msi : index == SVIO_VFU_IRQ_MSIX ? dev->cap_msix : 0;
+	uint16_t cap = index == SVIO_VFU_IRQ_MSI    ? dev->cap_msi
+		       : index == SVIO_VFU_IRQ_MSIX ? dev->cap_msix
+						    : 0;
 	uint32_t bit = index == SVIO_VFU_IRQ_MSI ? PCI_MSI_FLAGS_ENABLE : PCI_MSIX_FLAGS_ENABLE;
 	uint32_t flags;
 
 	if (!cap)
 		return;
 	flags = svio_vdev_config_get(dev, cap + 2u, 2);
-	svio_vdev_config_set(dev, cap + 2u, 2, dev->irq.idx[index].enabled ? flags | bit : flags & ~bit);
+	svio_vdev_config_set(dev, cap + 2u, 2,
+			     dev->irq.idx[index].enabled ? flags | bit : flags & ~bit);
 }
 
 static void set_fd(struct svio_vdev *dev, uint32_t index, uint32_t vector, int fd)
@@ -130,16 +135,20 @@ void svio__vd_irq_reset(struct svio_vdev *dev)
 	memset(dev->irq.pending, 0, sizeof(dev->irq.pending));
 	dev->irq.level = false;
 	dev->irq.intx_masked = false;
-	svio_vdev_config_set(dev, PCI_STATUS, 2, svio_vdev_config_get(dev, PCI_STATUS, 2) & ~PCI_STATUS_INTERRUPT);
+	svio_vdev_config_set(dev, PCI_STATUS, 2,
+			     svio_vdev_config_get(dev, PCI_STATUS, 2) & ~PCI_STATUS_INTERRUPT);
 }
 
-/* ---- raising ----------------------------------------------------------------------------------- */
+/* ---- raising -------------------------------------------------------------------------------- */
 
 static void signal_fd(struct svio_vdev *dev, int fd)
 {
 	uint64_t one = 1;
 
-	/* EAGAIN: the counter is full, the client has more than enough to read. Nothing else can be done about errors. */
+	/*
+	 * EAGAIN: the counter is full, the client has more than enough to read. Nothing else can be
+	 * done about errors.
+	 */
 	if (write(fd, &one, sizeof(one)) == (ssize_t)sizeof(one))
 		dev->stats.irqs++;
 }
@@ -162,21 +171,26 @@ static bool msg_masked(const struct svio_vdev *dev, uint32_t index, uint32_t vec
 {
 	const struct vd_irqs *irq = &dev->irq;
 
-	if (irq->idx[index].fds[vector] < 0 || svio_bitmap_test(irq->soft_mask, vector) || !svio__vd_running(dev))
+	if (irq->idx[index].fds[vector] < 0 || svio_bitmap_test(irq->soft_mask, vector) ||
+	    !svio__vd_running(dev))
 		return true;
 	if (index == SVIO_VFU_IRQ_MSIX)
 		return (irq->table[vector * ENTRY + ENTRY_CTRL] & 1) ||
-		       (dev->cfg[dev->cap_msix + PCI_MSIX_FLAGS + 1] & (PCI_MSIX_FLAGS_MASKALL >> 8));
-	return (svio_vdev_config_get(dev, dev->cap_msi + PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_MASKBIT) &&
+		       (dev->cfg[dev->cap_msix + PCI_MSIX_FLAGS + 1] &
+			(PCI_MSIX_FLAGS_MASKALL >> 8));
+	return (svio_vdev_config_get(dev, dev->cap_msi + PCI_MSI_FLAGS, 2) &
+		PCI_MSI_FLAGS_MASKBIT) &&
 	       (svio_vdev_config_get(dev, dev->cap_msi + PCI_MSI_MASK_64, 4) >> vector & 1);
 }
 
 /* MSI shows its pending bits in configuration space (PCIe §7.7.1.8). */
 static void show_msi_pending(struct svio_vdev *dev)
 {
-	if (dev->cap_msi && (svio_vdev_config_get(dev, dev->cap_msi + PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_MASKBIT))
-		svio_vdev_config_set(dev, dev->cap_msi + PCI_MSI_PENDING_64, 4,
-				     msg_index(dev) == SVIO_VFU_IRQ_MSI ? (uint32_t)dev->irq.pending[0] : 0);
+	if (dev->cap_msi &&
+	    (svio_vdev_config_get(dev, dev->cap_msi + PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_MASKBIT))
+		svio_vdev_config_set(
+			dev, dev->cap_msi + PCI_MSI_PENDING_64, 4,
+			msg_index(dev) == SVIO_VFU_IRQ_MSI ? (uint32_t)dev->irq.pending[0] : 0);
 }
 
 void svio_vdev_irq_raise(struct svio_vdev *dev, unsigned int vector)
@@ -202,9 +216,10 @@ static void intx_update(struct svio_vdev *dev)
 	if (!irq->idx[SVIO_VFU_IRQ_INTX].count)
 		return;
 	svio_vdev_config_set(dev, PCI_STATUS, 2,
-			     irq->level ? status | PCI_STATUS_INTERRUPT : status & ~PCI_STATUS_INTERRUPT);
-	if (!irq->level || irq->intx_masked || irq->idx[SVIO_VFU_IRQ_INTX].fds[0] < 0 || !svio__vd_running(dev) ||
-	    svio_vdev_irq_mode(dev) != SVIO_VDEV_IRQ_INTX ||
+			     irq->level ? status | PCI_STATUS_INTERRUPT
+					: status & ~PCI_STATUS_INTERRUPT);
+	if (!irq->level || irq->intx_masked || irq->idx[SVIO_VFU_IRQ_INTX].fds[0] < 0 ||
+	    !svio__vd_running(dev) || svio_vdev_irq_mode(dev) != SVIO_VDEV_IRQ_INTX ||
 	    (svio_vdev_config_get(dev, PCI_COMMAND, 2) & PCI_COMMAND_INTX_DISABLE))
 		return;
 	irq->intx_masked = true;
@@ -262,10 +277,10 @@ void svio__vd_irq_resample(struct svio_vdev *dev)
 	intx_update(dev);
 }
 
-/* ---- the MSI-X structures ---------------------------------------------------------------------- */
+/* ---- the MSI-X structures ------------------------------------------------------------------- */
 
-bool svio__vd_msix_access(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width, uint64_t *value,
-			  bool write)
+bool svio__vd_msix_access(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width,
+			  uint64_t *value, bool write)
 {
 	struct vd_irqs *irq = &dev->irq;
 	uint32_t n = irq->idx[SVIO_VFU_IRQ_MSIX].count;
@@ -273,10 +288,12 @@ bool svio__vd_msix_access(struct svio_vdev *dev, unsigned int bar, uint64_t off,
 
 	if (!n)
 		return false;
-	if (bar == irq->table_bar && off >= irq->table_off && off - irq->table_off < n * (uint64_t)ENTRY) {
+	if (bar == irq->table_bar && off >= irq->table_off &&
+	    off - irq->table_off < n * (uint64_t)ENTRY) {
 		uint8_t *p;
 
-		pos = off - irq->table_off; /* accesses are aligned and the table ends at a multiple of 16 */
+		pos = off -
+		      irq->table_off; /* accesses are aligned and the table ends at a multiple of 16 */
 		p = irq->table + pos;
 		if (!write) {
 			for (unsigned int i = 0; i < width; i++)
@@ -296,7 +313,8 @@ bool svio__vd_msix_access(struct svio_vdev *dev, unsigned int bar, uint64_t off,
 		svio__vd_irq_flush(dev);
 		return true;
 	}
-	if (bar == irq->pba_bar && off >= irq->pba_off && off - irq->pba_off < (n + 63) / 64 * 8ull) {
+	if (bar == irq->pba_bar && off >= irq->pba_off &&
+	    off - irq->pba_off < (n + 63) / 64 * 8ull) {
 		if (!write) {
 			pos = off - irq->pba_off;
 			v = irq->pending[pos / 8] >> (pos % 8 * 8);
@@ -307,7 +325,7 @@ bool svio__vd_msix_access(struct svio_vdev *dev, unsigned int bar, uint64_t off,
 	return false;
 }
 
-/* ---- SET_IRQS ---------------------------------------------------------------------------------- */
+/* ---- SET_IRQS ------------------------------------------------------------------------------- */
 
 uint32_t svio__vd_irq_flags(const struct svio_vdev *dev, uint32_t index)
 {
@@ -324,8 +342,8 @@ uint32_t svio__vd_irq_flags(const struct svio_vdev *dev, uint32_t index)
 }
 
 /*
- * A descriptor that we write to must not block us. O_NONBLOCK belongs to the open file, so the client's end becomes non-blocking
- * too; clients wait with poll().
+ * A descriptor that we write to must not block us. O_NONBLOCK belongs to the open file, so the
+ * client's end becomes non-blocking too; clients wait with poll().
  */
 static int check_eventfd(int fd)
 {
@@ -346,7 +364,8 @@ static int check_eventfd(int fd)
 	return 0;
 }
 
-static int set_eventfds(struct svio_vdev *dev, const struct svio_vfu_irq_set *set, int *fds, uint32_t nfds)
+static int set_eventfds(struct svio_vdev *dev, const struct svio_vfu_irq_set *set, int *fds,
+			uint32_t nfds)
 {
 	struct vd_irqs *irq = &dev->irq;
 
@@ -401,23 +420,25 @@ static void act(struct svio_vdev *dev, uint32_t index, uint32_t vector, uint32_t
 	}
 }
 
-int svio__vd_irq_set(struct svio_vdev *dev, const struct svio_vfu_irq_set *set, const uint8_t *bools, int *fds,
-		     uint32_t nfds)
+int svio__vd_irq_set(struct svio_vdev *dev, const struct svio_vfu_irq_set *set,
+		     const uint8_t *bools, int *fds, uint32_t nfds)
 {
-	uint32_t data = set->flags & (SVIO_VFU_IRQ_DATA_NONE | SVIO_VFU_IRQ_DATA_BOOL | SVIO_VFU_IRQ_DATA_EVENTFD);
+	uint32_t data = set->flags & (SVIO_VFU_IRQ_DATA_NONE | SVIO_VFU_IRQ_DATA_BOOL |
+				      SVIO_VFU_IRQ_DATA_EVENTFD);
 	uint32_t action = set->flags & (SVIO_VFU_IRQ_ACTION_MASK | SVIO_VFU_IRQ_ACTION_UNMASK |
 					SVIO_VFU_IRQ_ACTION_TRIGGER);
 	uint32_t n;
 
-	if (set->flags != (data | action) || __builtin_popcount(data) != 1 || __builtin_popcount(action) != 1 ||
-	    set->index >= SVIO_VFU_NUM_IRQS)
+	if (set->flags != (data | action) || __builtin_popcount(data) != 1 ||
+	    __builtin_popcount(action) != 1 || set->index >= SVIO_VFU_NUM_IRQS)
 		return -EINVAL;
 	n = dev->irq.idx[set->index].count;
 	if (set->start > n || set->count > n - set->start)
 		return -EINVAL;
 	if (data == SVIO_VFU_IRQ_DATA_EVENTFD)
 		return set->count ? set_eventfds(dev, set, fds, nfds) : -EINVAL;
-	if (data == SVIO_VFU_IRQ_DATA_NONE && action == SVIO_VFU_IRQ_ACTION_TRIGGER && !set->start && !set->count) {
+	if (data == SVIO_VFU_IRQ_DATA_NONE && action == SVIO_VFU_IRQ_ACTION_TRIGGER &&
+	    !set->start && !set->count) {
 		disable(dev, set->index);
 		intx_update(dev); /* the pin speaks again when messages are off */
 		return 0;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Migration of a device: VFIO's state machine (<linux/vfio.h>, enum vfio_device_mig_state; vfio-user [Direct State
- * Transitions]) and the stream.
+ * Migration of a device: VFIO's state machine (<linux/vfio.h>, enum vfio_device_mig_state;
+ * vfio-user [Direct State Transitions]) and the stream.
  *
- * Stream, little endian: a header that names the model, then sections { type, version, length, data }, the last of which
- * holds the CRC-32C of everything before it. Sections of PRE_COPY are handed to the model as they arrive; the rest is
- * held, bounded, and applied when RESUMING is left and the stream was complete and whole.
+ * Stream, little endian: a header that names the model, then sections { type, version, length, data
+ * }, the last of which holds the CRC-32C of everything before it. Sections of PRE_COPY are handed
+ * to the model as they arrive; the rest is held, bounded, and applied when RESUMING is left and the
+ * stream was complete and whole.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,14 @@
 #define MAGIC	 UINT64_C(0x3156454456495653) /* "SVIVDEV1" */
 #define OVERHEAD (256u << 10)		      /* configuration, interrupts, section headers */
 
-enum section_type { SEC_CONFIG = 1, SEC_BAR = 2, SEC_IRQ = 3, SEC_MODEL = 4, SEC_PRECOPY = 5, SEC_END = 0xffff };
+enum section_type {
+	SEC_CONFIG = 1,
+	SEC_BAR = 2,
+	SEC_IRQ = 3,
+	SEC_MODEL = 4,
+	SEC_PRECOPY = 5,
+	SEC_END = 0xffff
+};
 
 struct stream_hdr {
 	svio_le64 magic;
@@ -52,11 +60,12 @@ static size_t stream_max(const struct svio_vdev *dev)
 
 	for (unsigned int i = 0; i < VD_NUM_BARS; i++)
 		for (unsigned int a = 0; a < dev->bar[i].num_areas; a++)
-			max += dev->bar[i].areas[a].size / VD_PAGE * (sizeof(struct bar_page) + sizeof(struct section_hdr));
+			max += dev->bar[i].areas[a].size / VD_PAGE *
+			       (sizeof(struct bar_page) + sizeof(struct section_hdr));
 	return max;
 }
 
-/* ---- buffer ------------------------------------------------------------------------------------ */
+/* ---- buffer --------------------------------------------------------------------------------- */
 
 int svio_vdev_buf_put(struct svio_vdev_buf *buf, const void *data, size_t len)
 {
@@ -88,20 +97,25 @@ static void session_end(struct svio_vdev *dev)
 	dev->mig.precopy_due = dev->mig.have_hdr = dev->mig.have_end = false;
 }
 
-/* ---- saving ------------------------------------------------------------------------------------ */
+/* ---- saving --------------------------------------------------------------------------------- */
 
-static void put_section(struct svio_vdev_buf *buf, uint32_t type, uint32_t version, const void *data, size_t len)
+static void put_section(struct svio_vdev_buf *buf, uint32_t type, uint32_t version,
+			const void *data, size_t len)
 {
-	struct section_hdr h = { .type = svio_cpu_to_le32(type), .version = svio_cpu_to_le32(version),
+	struct section_hdr h = { .type = svio_cpu_to_le32(type),
+				 .version = svio_cpu_to_le32(version),
 				 .len = svio_cpu_to_le64(len) };
 
 	svio_vdev_buf_put(buf, &h, sizeof(h));
 	svio_vdev_buf_put(buf, data, len);
 }
 
-/* A section that the model writes, at most state_max bytes; an empty one is taken back when `optional`. */
-static int put_model(struct svio_vdev *dev, uint32_t type, int (*fn)(struct svio_vdev *, struct svio_vdev_buf *),
-		     bool optional)
+/*
+ * A section that the model writes, at most state_max bytes; an empty one is taken back when
+ * `optional`.
+ */
+static int put_model(struct svio_vdev *dev, uint32_t type,
+		     int (*fn)(struct svio_vdev *, struct svio_vdev_buf *), bool optional)
 {
 	struct svio_vdev_buf *buf = &dev->mig.buf;
 	size_t start = buf->len, body = start + sizeof(struct section_hdr), max = buf->max;
@@ -141,8 +155,10 @@ static void put_bars(struct svio_vdev *dev)
 		for (unsigned int a = 0; a < dev->bar[i].num_areas; a++) {
 			const struct svio_vdev_area *area = &dev->bar[i].areas[a];
 
-			for (uint64_t off = area->offset; off < area->offset + area->size; off += VD_PAGE) {
-				struct bar_page p = { .bar = svio_cpu_to_le32(i), .offset = svio_cpu_to_le64(off) };
+			for (uint64_t off = area->offset; off < area->offset + area->size;
+			     off += VD_PAGE) {
+				struct bar_page p = { .bar = svio_cpu_to_le32(i),
+						      .offset = svio_cpu_to_le64(off) };
 
 				memcpy(p.data, dev->bar[i].mem + off, VD_PAGE);
 				if (memcmp(p.data, zero, VD_PAGE) != 0)
@@ -155,8 +171,10 @@ static void put_bars(struct svio_vdev *dev)
 static void put_irq(struct svio_vdev *dev)
 {
 	uint32_t n = dev->irq.idx[SVIO_VFU_IRQ_MSIX].count;
-	struct irq_state s = { .level = svio_cpu_to_le32(dev->irq.level), .vectors = svio_cpu_to_le32(n) };
-	struct section_hdr h = { .type = svio_cpu_to_le32(SEC_IRQ), .version = svio_cpu_to_le32(1),
+	struct irq_state s = { .level = svio_cpu_to_le32(dev->irq.level),
+			       .vectors = svio_cpu_to_le32(n) };
+	struct section_hdr h = { .type = svio_cpu_to_le32(SEC_IRQ),
+				 .version = svio_cpu_to_le32(1),
 				 .len = svio_cpu_to_le64(sizeof(s) + n * 16ull) };
 
 	for (unsigned int i = 0; i < SVIO_ARRAY_SIZE(dev->irq.pending); i++)
@@ -166,7 +184,9 @@ static void put_irq(struct svio_vdev *dev)
 	svio_vdev_buf_put(&dev->mig.buf, dev->irq.table, n * (size_t)16);
 }
 
-/* Everything that only a stopped device can say, and the end. On failure the buffer is as before. */
+/*
+ * Everything that only a stopped device can say, and the end. On failure the buffer is as before.
+ */
 static int put_final(struct svio_vdev *dev)
 {
 	struct svio_vdev_buf *buf = &dev->mig.buf;
@@ -222,7 +242,7 @@ int svio__vd_mig_read(struct svio_vdev *dev, void *data, size_t len, size_t *got
 	return 0;
 }
 
-/* ---- resuming ---------------------------------------------------------------------------------- */
+/* ---- resuming ------------------------------------------------------------------------------- */
 
 static void drop_bytes(struct svio_vdev_buf *buf, size_t at, size_t n)
 {
@@ -242,10 +262,12 @@ static int consume(struct svio_vdev *dev)
 		if (buf->len < sizeof(h))
 			return 0;
 		memcpy(&h, buf->data, sizeof(h));
-		if (svio_le64_to_cpu(h.magic) != MAGIC || memchr(h.model, 0, sizeof(h.model)) == NULL)
+		if (svio_le64_to_cpu(h.magic) != MAGIC ||
+		    memchr(h.model, 0, sizeof(h.model)) == NULL)
 			return svio_fail(EINVAL, "%s: not a device state", dev->model->name);
 		if (strcmp(h.model, dev->model->name) != 0)
-			return svio_fail(EINVAL, "the state of a %s cannot be loaded into a %s", h.model, dev->model->name);
+			return svio_fail(EINVAL, "the state of a %s cannot be loaded into a %s",
+					 h.model, dev->model->name);
 		mig->crc = svio_crc32c(0, buf->data, sizeof(h));
 		drop_bytes(buf, 0, sizeof(h));
 		mig->have_hdr = true;
@@ -256,13 +278,14 @@ static int consume(struct svio_vdev *dev)
 		uint32_t type;
 
 		if (mig->have_end)
-			return svio_fail(EINVAL, "%s: device state goes on behind its end", dev->model->name);
+			return svio_fail(EINVAL, "%s: device state goes on behind its end",
+					 dev->model->name);
 		memcpy(&h, buf->data + mig->parse, sizeof(h));
 		type = svio_le32_to_cpu(h.type);
 		len = svio_le64_to_cpu(h.len);
 		if (len > stream_max(dev) || (type == SEC_END && len != 4))
-			return svio_fail(EINVAL, "%s: device state with a section of %llu bytes", dev->model->name,
-					 (unsigned long long)len);
+			return svio_fail(EINVAL, "%s: device state with a section of %llu bytes",
+					 dev->model->name, (unsigned long long)len);
 		total = sizeof(h) + len;
 		if (buf->len - mig->parse < total)
 			break;
@@ -271,11 +294,13 @@ static int consume(struct svio_vdev *dev)
 
 			memcpy(&crc, buf->data + mig->parse + sizeof(h), sizeof(crc));
 			if (svio_le32_to_cpu(crc) != mig->crc)
-				return svio_fail(EINVAL, "%s: device state damaged (CRC-32C)", dev->model->name);
+				return svio_fail(EINVAL, "%s: device state damaged (CRC-32C)",
+						 dev->model->name);
 			mig->have_end = true;
 			drop_bytes(buf, mig->parse, total);
 			if (buf->len != mig->parse)
-				return svio_fail(EINVAL, "%s: device state goes on behind its end", dev->model->name);
+				return svio_fail(EINVAL, "%s: device state goes on behind its end",
+						 dev->model->name);
 			return 0;
 		}
 		mig->crc = svio_crc32c(mig->crc, buf->data + mig->parse, total);
@@ -286,7 +311,8 @@ static int consume(struct svio_vdev *dev)
 				return -EINVAL;
 			if (dev->model->load_precopy)
 				err = dev->model->load_precopy(dev, svio_le32_to_cpu(h.version),
-							       buf->data + mig->parse + sizeof(h), len);
+							       buf->data + mig->parse + sizeof(h),
+							       len);
 			if (err)
 				return err;
 			drop_bytes(buf, mig->parse, total);
@@ -318,10 +344,10 @@ int svio__vd_mig_write(struct svio_vdev *dev, const void *data, size_t len)
 static int load_config(struct svio_vdev *dev, const uint8_t *data, uint64_t len)
 {
 	if (len != dev->cfg_size)
-		return svio_fail(EINVAL, "%s: configuration space of %llu bytes instead of %u", dev->model->name,
-				 (unsigned long long)len, dev->cfg_size);
+		return svio_fail(EINVAL, "%s: configuration space of %llu bytes instead of %u",
+				 dev->model->name, (unsigned long long)len, dev->cfg_size);
 	for (uint32_t i = 0; i < dev->cfg_size; i++) {
-		uint8_t fixed = (uint8_t)~(dev->wmask[i] | dev->w1c[i]);
+		uint8_t fixed = (uint8_t) ~(dev->wmask[i] | dev->w1c[i]);
 
 		/* Read-only but alive: Interrupt Status, and MSI's pending bits. */
 		if (i == PCI_STATUS)
@@ -330,9 +356,10 @@ static int load_config(struct svio_vdev *dev, const uint8_t *data, uint64_t len)
 		    i < dev->cap_msi + (uint32_t)PCI_MSI_PENDING_64 + 4)
 			continue;
 		if ((data[i] ^ dev->cfg[i]) & fixed)
-			return svio_fail(EINVAL,
-					 "%s: the saved device differs at configuration offset %#x: %#x instead of %#x",
-					 dev->model->name, i, data[i], dev->cfg[i]);
+			return svio_fail(
+				EINVAL,
+				"%s: the saved device differs at configuration offset %#x: %#x instead of %#x",
+				dev->model->name, i, data[i], dev->cfg[i]);
 	}
 	memcpy(dev->cfg, data, len);
 	/* Whether messages are on is this side's client's word. */
@@ -355,7 +382,8 @@ static int load_bar(struct svio_vdev *dev, const uint8_t *data, uint64_t len)
 	off = svio_le64_to_cpu(p.offset);
 	if (bar >= VD_NUM_BARS || (off & (VD_PAGE - 1)) || off >= dev->bar[bar].mem_size ||
 	    !svio__vd_bar_in_area(&dev->bar[bar], off, VD_PAGE))
-		return svio_fail(EINVAL, "%s: the saved device has other shared areas", dev->model->name);
+		return svio_fail(EINVAL, "%s: the saved device has other shared areas",
+				 dev->model->name);
 	memcpy(dev->bar[bar].mem + off, p.data, VD_PAGE);
 	return 0;
 }
@@ -415,9 +443,11 @@ static int apply(struct svio_vdev *dev)
 			irq = true;
 			break;
 		case SEC_MODEL:
-			if (!irq || model || version > dev->model->state_version || len > state_max(dev))
-				err = svio_fail(EINVAL, "%s: state of version %u, this model knows %u", dev->model->name,
-						version, dev->model->state_version);
+			if (!irq || model || version > dev->model->state_version ||
+			    len > state_max(dev))
+				err = svio_fail(
+					EINVAL, "%s: state of version %u, this model knows %u",
+					dev->model->name, version, dev->model->state_version);
 			else
 				err = dev->model->load(dev, version, data, len);
 			model = true;
@@ -429,10 +459,15 @@ static int apply(struct svio_vdev *dev)
 	return err ? err : model ? 0 : -EINVAL;
 }
 
-/* ---- the state machine ------------------------------------------------------------------------- */
+/* ---- the state machine ---------------------------------------------------------------------- */
 
-enum { ST_STOP = SVIO_VFU_STATE_STOP, ST_RUN = SVIO_VFU_STATE_RUNNING, ST_COPY = SVIO_VFU_STATE_STOP_COPY,
-       ST_RES = SVIO_VFU_STATE_RESUMING, ST_PRE = SVIO_VFU_STATE_PRE_COPY };
+enum {
+	ST_STOP = SVIO_VFU_STATE_STOP,
+	ST_RUN = SVIO_VFU_STATE_RUNNING,
+	ST_COPY = SVIO_VFU_STATE_STOP_COPY,
+	ST_RES = SVIO_VFU_STATE_RESUMING,
+	ST_PRE = SVIO_VFU_STATE_PRE_COPY
+};
 
 /* The first step of the shortest path that has no saving state in its middle; 0 = there is none. */
 static uint32_t next_state(uint32_t from, uint32_t to)
@@ -528,7 +563,8 @@ static int arc(struct svio_vdev *dev, uint32_t to)
 
 int svio__vd_mig_set(struct svio_vdev *dev, uint32_t state)
 {
-	if (state != ST_STOP && state != ST_RUN && state != ST_COPY && state != ST_RES && state != ST_PRE)
+	if (state != ST_STOP && state != ST_RUN && state != ST_COPY && state != ST_RES &&
+	    state != ST_PRE)
 		return -EINVAL;
 	if (dev->mig.state == SVIO_VFU_STATE_ERROR)
 		return -EINVAL;

@@ -14,7 +14,8 @@ int svio_vdev_model_register(const struct svio_vdev_model *model)
 	int err = -ENOSPC;
 
 	if (!model || !model->name || !model->name[0] || strpbrk(model->name, ",=") || !model->init)
-		return svio_fail(EINVAL, "a device model needs a name without ',' and '=', and an init()");
+		return svio_fail(EINVAL,
+				 "a device model needs a name without ',' and '=', and an init()");
 	pthread_mutex_lock(&lock);
 	for (unsigned int i = 0; i < MAX_MODELS; i++) {
 		if (!models[i]) {

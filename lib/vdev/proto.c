@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * One function per vfio-user command. Each checks its request's length against its structure, then values; it returns 0 with the reply filled
- * in, -errno for an error reply, or -EINPROGRESS to be called again later (the model's DMA has to end first).
+ * One function per vfio-user command. Each checks its request's length against its structure, then
+ * values; it returns 0 with the reply filled in, -errno for an error reply, or -EINPROGRESS to be
+ * called again later (the model's DMA has to end first).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,14 +20,15 @@ static int reply_head(struct vd_reply *r, const void *data, size_t len)
 	return 0;
 }
 
-/* ---- version ----------------------------------------------------------------------------------- */
+/* ---- version -------------------------------------------------------------------------------- */
 
 struct caps {
 	bool fds, xfer, maps, pgsizes;
 	int64_t max_fds, max_xfer;
 };
 
-static int number(struct json_object *caps, const char *key, int64_t min, int64_t *value, bool *present)
+static int number(struct json_object *caps, const char *key, int64_t min, int64_t *value,
+		  bool *present)
 {
 	struct json_object *v;
 
@@ -54,7 +56,8 @@ static int parse_caps(const char *text, size_t len, struct caps *c)
 	if (!tok)
 		return -ENOMEM;
 	root = json_tokener_parse_ex(tok, text, (int)len);
-	if (root && json_tokener_get_error(tok) == json_tokener_success && json_object_is_type(root, json_type_object)) {
+	if (root && json_tokener_get_error(tok) == json_tokener_success &&
+	    json_object_is_type(root, json_type_object)) {
 		err = 0;
 		if (json_object_object_get_ex(root, "capabilities", &caps)) {
 			if (!json_object_is_type(caps, json_type_object))
@@ -75,7 +78,8 @@ static int parse_caps(const char *text, size_t len, struct caps *c)
 }
 
 /* Capabilities of ours, of those that the client named. 0 bytes when they would not fit. */
-static size_t write_caps(const struct caps *c, uint32_t max_fds, size_t room, char *text, size_t size)
+static size_t write_caps(const struct caps *c, uint32_t max_fds, size_t room, char *text,
+			 size_t size)
 {
 	size_t n = 0;
 
@@ -83,9 +87,11 @@ static size_t write_caps(const struct caps *c, uint32_t max_fds, size_t room, ch
 	if (c->fds)
 		n += (size_t)snprintf(text + n, size - n, "\"max_msg_fds\":%u,", max_fds);
 	if (c->xfer)
-		n += (size_t)snprintf(text + n, size - n, "\"max_data_xfer_size\":%u,", VD_MAX_XFER);
+		n += (size_t)snprintf(text + n, size - n, "\"max_data_xfer_size\":%u,",
+				      VD_MAX_XFER);
 	if (c->maps)
-		n += (size_t)snprintf(text + n, size - n, "\"max_dma_maps\":%u,", SVIO_VFU_DEF_MAX_DMA_MAPS);
+		n += (size_t)snprintf(text + n, size - n, "\"max_dma_maps\":%u,",
+				      SVIO_VFU_DEF_MAX_DMA_MAPS);
 	if (c->pgsizes)
 		n += (size_t)snprintf(text + n, size - n, "\"pgsizes\":%u,", SVIO_VFU_DEF_PGSIZES);
 	if (text[n - 1] == ',')
@@ -126,8 +132,11 @@ static int do_version(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *
 	}
 	v.minor = SVIO_MIN(v.minor, (uint16_t)SVIO_VFU_MINOR);
 	reply_head(r, &v, sizeof(v));
-	room = SVIO_MIN(m->len, MAX_VERSION_REPLY - (uint32_t)sizeof(struct svio_vfu_hdr)) - sizeof(v);
-	n = m->len > sizeof(v) ? write_caps(&caps, SVIO_MAX(c->max_fds, 1u), room, text, sizeof(text)) : 0;
+	room = SVIO_MIN(m->len, MAX_VERSION_REPLY - (uint32_t)sizeof(struct svio_vfu_hdr)) -
+	       sizeof(v);
+	n = m->len > sizeof(v)
+		    ? write_caps(&caps, SVIO_MAX(c->max_fds, 1u), room, text, sizeof(text))
+		    : 0;
 	if (n) {
 		r->data = malloc(n);
 		if (!r->data)
@@ -142,7 +151,7 @@ static int do_version(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *
 	return 0;
 }
 
-/* ---- DMA map ----------------------------------------------------------------------------------- */
+/* ---- DMA map -------------------------------------------------------------------------------- */
 
 static int do_dma_map(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r)
 {
@@ -179,7 +188,7 @@ static int do_dma_unmap(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply
 	return err;
 }
 
-/* ---- what the device is ------------------------------------------------------------------------ */
+/* ---- what the device is --------------------------------------------------------------------- */
 
 static int do_get_info(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r)
 {
@@ -290,7 +299,7 @@ static int do_set_irqs(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply 
 	return svio__vd_irq_set(dev, &set, m->data + sizeof(set), m->fds, m->nfds);
 }
 
-/* ---- access ------------------------------------------------------------------------------------ */
+/* ---- access --------------------------------------------------------------------------------- */
 
 static int do_region_read(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r)
 {
@@ -305,7 +314,8 @@ static int do_region_read(struct svio_vdev *dev, struct vd_msg *m, struct vd_rep
 	reply_head(r, &rw, sizeof(rw));
 	dev->stats.region_reads++;
 	if (rw.count <= sizeof(r->head) - sizeof(rw)) {
-		err = svio__vd_region_read(dev, rw.region, rw.offset, r->head + sizeof(rw), rw.count);
+		err = svio__vd_region_read(dev, rw.region, rw.offset, r->head + sizeof(rw),
+					   rw.count);
 		r->head_len += rw.count;
 		return err;
 	}
@@ -335,7 +345,8 @@ static int do_region_write(struct svio_vdev *dev, struct vd_msg *m, struct vd_re
 	if (m->stage == 0) {
 		m->stage = 1; /* once, even if the reset that it begins takes several rounds */
 		dev->stats.region_writes++;
-		err = svio__vd_region_write(dev, rw.region, rw.offset, m->data + sizeof(rw), rw.count);
+		err = svio__vd_region_write(dev, rw.region, rw.offset, m->data + sizeof(rw),
+					    rw.count);
 		if (err)
 			return err;
 	}
@@ -382,7 +393,7 @@ static int do_reset(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r)
 	return svio__vd_reset(dev, SVIO_VDEV_RESET_MESSAGE);
 }
 
-/* ---- migration data ---------------------------------------------------------------------------- */
+/* ---- migration data ------------------------------------------------------------------------- */
 
 static int do_mig_read(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r)
 {
@@ -420,7 +431,7 @@ static int do_mig_write(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply
 	return svio__vd_mig_write(dev, m->data + sizeof(d), d.size);
 }
 
-/* ---- dispatch ---------------------------------------------------------------------------------- */
+/* ---- dispatch ------------------------------------------------------------------------------- */
 
 typedef int (*handler)(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The loop. Polled mode: every device's poll() every round; sockets are looked at (one epoll_wait) after so many rounds or
- * 100 us, and more often while messages come. Interrupt mode: epoll_wait sleeps. In both, the server sleeps while no device has a client.
+ * The loop. Polled mode: every device's poll() every round; sockets are looked at (one epoll_wait)
+ * after so many rounds or 100 us, and more often while messages come. Interrupt mode: epoll_wait
+ * sleeps. In both, the server sleeps while no device has a client.
  */
 #include <poll.h>
 #include <stdlib.h>
@@ -71,9 +72,10 @@ void svio__vd_server_resample(struct svio_vdev *dev, int old_fd, int new_fd)
 		svio_log_err("%s: cannot watch the INTx unmask eventfd", dev->model->name);
 }
 
-/* ---- create ------------------------------------------------------------------------------------ */
+/* ---- create --------------------------------------------------------------------------------- */
 
-int svio_vdev_server_create(const struct svio_vdev_server_opts *opts, struct svio_vdev_server **srvp)
+int svio_vdev_server_create(const struct svio_vdev_server_opts *opts,
+			    struct svio_vdev_server **srvp)
 {
 	struct svio_vdev_server *srv;
 	int err;
@@ -94,7 +96,8 @@ int svio_vdev_server_create(const struct svio_vdev_server_opts *opts, struct svi
 	srv->src_stop = (struct vd_source){ VD_SRC_STOP, srv };
 	srv->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	srv->epfd = epoll_create1(EPOLL_CLOEXEC);
-	err = srv->stop_fd < 0 || srv->epfd < 0 ? -errno : watch(srv->epfd, srv->stop_fd, &srv->src_stop);
+	err = srv->stop_fd < 0 || srv->epfd < 0 ? -errno
+						: watch(srv->epfd, srv->stop_fd, &srv->src_stop);
 	if (err) {
 		svio_vdev_server_destroy(srv);
 		return svio_fail(err, "cannot create a device server: %s", strerror(-err));
@@ -112,9 +115,10 @@ static int add_port(struct svio_vdev_server *srv, struct svio_vdev *dev, struct 
 		return svio_fail(EBUSY, "%s: the device is served already", dev->model->name);
 	for (unsigned int i = 0; srv->interrupt && i < VD_NUM_BARS; i++)
 		if (dev->bar[i].fd >= 0)
-			return svio_fail(EINVAL,
-					 "%s: stores to shared doorbells cannot wake a server in interrupt mode; create the device with SVIO_VDEV_NO_MMAP",
-					 dev->model->name);
+			return svio_fail(
+				EINVAL,
+				"%s: stores to shared doorbells cannot wake a server in interrupt mode; create the device with SVIO_VDEV_NO_MMAP",
+				dev->model->name);
 	port = calloc(1, sizeof(*port));
 	if (!port)
 		return -ENOMEM;
@@ -149,7 +153,8 @@ static void remove_port(struct svio_vdev_server *srv, struct vd_port *port)
 	if (port->listen_fd >= 0)
 		close(port->listen_fd);
 	/* Remove the name only while it is the socket that we made. */
-	if (port->path && lstat(port->path, &st) == 0 && st.st_dev == port->st_dev && st.st_ino == port->st_ino)
+	if (port->path && lstat(port->path, &st) == 0 && st.st_dev == port->st_dev &&
+	    st.st_ino == port->st_ino)
 		unlink(port->path);
 	unwatch(srv->epfd, port->dev->kick_fd);
 	port->dev->srv = NULL;
@@ -167,14 +172,17 @@ static int clear_stale(const struct sockaddr_un *addr)
 	if (lstat(addr->sun_path, &st))
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISSOCK(st.st_mode))
-		return svio_fail(EEXIST, "%s exists and is no socket; choose another path or remove it", addr->sun_path);
+		return svio_fail(EEXIST,
+				 "%s exists and is no socket; choose another path or remove it",
+				 addr->sun_path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
 	err = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) ? -errno : 0;
 	close(fd);
 	if (err != -ECONNREFUSED)
-		return svio_fail(EADDRINUSE, "%s: another server listens there; stop it or choose another path",
+		return svio_fail(EADDRINUSE,
+				 "%s: another server listens there; stop it or choose another path",
 				 addr->sun_path);
 	return unlink(addr->sun_path) && errno != ENOENT ? -errno : 0;
 }
@@ -185,7 +193,8 @@ static int make_socket(const char *path, int *fdp)
 	int fd, err;
 
 	if (!path[0] || strlen(path) >= sizeof(addr.sun_path))
-		return svio_fail(ENAMETOOLONG, "%s: socket paths have 1 to %zu bytes", path, sizeof(addr.sun_path) - 1);
+		return svio_fail(ENAMETOOLONG, "%s: socket paths have 1 to %zu bytes", path,
+				 sizeof(addr.sun_path) - 1);
 	strcpy(addr.sun_path, path);
 	err = clear_stale(&addr);
 	if (err)
@@ -193,7 +202,10 @@ static int make_socket(const char *path, int *fdp)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	/* Linux gives the new file the mode of the socket's inode less the umask: it is 0600 from the first moment. */
+	/*
+	 * Linux gives the new file the mode of the socket's inode less the umask: it is 0600 from
+	 * the first moment.
+	 */
 	if (fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&addr, sizeof(addr))) {
 		err = -errno;
 		close(fd);
@@ -264,7 +276,7 @@ int svio_vdev_server_attach(struct svio_vdev_server *srv, struct svio_vdev *dev,
 	return err;
 }
 
-/* ---- connections ------------------------------------------------------------------------------- */
+/* ---- connections ---------------------------------------------------------------------------- */
 
 /* A second client gets its answer when its first request is here, so that it can be matched. */
 static void refuse(struct svio_vdev_server *srv, struct svio_vdev *dev, int fd)
@@ -296,7 +308,10 @@ static void answer_refused(struct refused *r)
 		h.error = EBUSY;
 		n = send(r->fd, &h, sizeof(h), MSG_DONTWAIT | MSG_NOSIGNAL);
 	}
-	/* Closing with unread data would reset the connection before the answer is read: take what is there. */
+	/*
+	 * Closing with unread data would reset the connection before the answer is read: take what
+	 * is there.
+	 */
 	while (n > 0) {
 		char rest[512];
 
@@ -360,7 +375,8 @@ static int look(struct svio_vdev_server *srv, int timeout_ms)
 			listening = true; /* after the connections: one may just have ended */
 			break;
 		case VD_SRC_KICK:
-			if (read(((struct svio_vdev *)src->owner)->kick_fd, &count, sizeof(count)) > 0)
+			if (read(((struct svio_vdev *)src->owner)->kick_fd, &count, sizeof(count)) >
+			    0)
 				done++;
 			break;
 		case VD_SRC_RESAMPLE:
@@ -407,7 +423,7 @@ static int look(struct svio_vdev_server *srv, int timeout_ms)
 	return done;
 }
 
-/* ---- the rounds -------------------------------------------------------------------------------- */
+/* ---- the rounds ----------------------------------------------------------------------------- */
 
 static unsigned int poll_devices(struct svio_vdev_server *srv)
 {
@@ -458,10 +474,12 @@ int svio_vdev_server_poll(struct svio_vdev_server *srv)
 	n = look(srv, 0);
 	if (n < 0)
 		return n;
-	srv->interval = n ? SVIO_MIN(BUSY_ROUNDS, srv->max_rounds) : SVIO_MIN(srv->interval * 2, srv->max_rounds);
+	srv->interval = n ? SVIO_MIN(BUSY_ROUNDS, srv->max_rounds)
+			  : SVIO_MIN(srv->interval * 2, srv->max_rounds);
 	srv->countdown = srv->interval;
 	srv->last_look = svio_cycles();
-	return atomic_load_explicit(&srv->stop, memory_order_relaxed) || finished(srv) ? -ESHUTDOWN : 0;
+	return atomic_load_explicit(&srv->stop, memory_order_relaxed) || finished(srv) ? -ESHUTDOWN
+										       : 0;
 }
 
 /* How long interrupt mode may sleep, in ms; -1 = until something happens. */
@@ -480,7 +498,9 @@ static int sleep_ms(const struct svio_vdev_server *srv)
 			mine = 1;
 		} else if (dev->kick_at) {
 			now = now ? now : svio_now_ns();
-			mine = dev->kick_at <= now ? 0 : (int)SVIO_MIN((dev->kick_at - now) / 1000000 + 1, 100000u);
+			mine = dev->kick_at <= now
+				       ? 0
+				       : (int)SVIO_MIN((dev->kick_at - now) / 1000000 + 1, 100000u);
 		} else if (dev->dma.inflight) {
 			mine = 100;
 		}
@@ -554,7 +574,10 @@ void svio_vdev_server_destroy(struct svio_vdev_server *srv)
 	while (srv->ports) {
 		struct vd_port *p = srv->ports;
 
-		/* Memory cannot be unmapped under the model's DMA; a model whose DMA never ends is a bug worth hearing of. */
+		/*
+		 * Memory cannot be unmapped under the model's DMA; a model whose DMA never ends is
+		 * a bug worth hearing of.
+		 */
 		warn = svio_now_ns() + UINT64_C(10000000000);
 		while (p->dev->conn.fd >= 0) {
 			close_conn(srv, p);

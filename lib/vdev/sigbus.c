@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A server that survives its clients: a load or store to memory that a client has truncated raises SIGBUS. The handler finds the
- * mapping in a table that only atomic operations touch, puts a page of private zeroes there and marks the device, whose connection is
- * then closed. It takes no lock, calls only mmap(), and leaves other faults to the handler before it.
+ * A server that survives its clients: a load or store to memory that a client has truncated raises
+ * SIGBUS. The handler finds the mapping in a table that only atomic operations touch, puts a page
+ * of private zeroes there and marks the device, whose connection is then closed. It takes no lock,
+ * calls only mmap(), and leaves other faults to the handler before it.
  */
 #include <signal.h>
 #include <stdatomic.h>
@@ -33,8 +34,8 @@ static bool replace(uintptr_t addr)
 		if (start <= 1 || addr < start || addr >= s->end)
 			continue;
 		page = start + (addr - start) / s->page * s->page;
-		if (mmap((void *)page, s->page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-			 0) == MAP_FAILED)
+		if (mmap((void *)page, s->page, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 			return false;
 		*s->vanished = 1;
 		return true;

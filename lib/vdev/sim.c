@@ -23,7 +23,8 @@ static void *loop(void *arg)
 	return NULL;
 }
 
-int svio_vdev_sim_start(const char *spec, uint32_t flags, int *client_fd, struct svio_vdev_sim **simp)
+int svio_vdev_sim_start(const char *spec, uint32_t flags, int *client_fd,
+			struct svio_vdev_sim **simp)
 {
 	struct svio_vdev_sim *sim;
 	sigset_t all, old;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Inside of room vdev. Everything here belongs to the server's thread unless a comment says otherwise. */
+/*
+ * Inside of room vdev. Everything here belongs to the server's thread unless a comment says
+ * otherwise.
+ */
 #ifndef VDEV_PRIV_H
 #define VDEV_PRIV_H
 
@@ -22,7 +25,7 @@
 #define VD_PARK_NS	UINT64_C(4000000000) /* QEMU gives up after 5 s */
 #define VD_DMA_NS	UINT64_C(5000000000)
 
-/* ---- messages ---------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------------------------- */
 
 struct vd_msg {
 	struct vd_msg *next;
@@ -76,7 +79,7 @@ struct vd_conn {
 	size_t tx_bytes;
 };
 
-/* ---- BARs -------------------------------------------------------------------------------------- */
+/* ---- BARs ----------------------------------------------------------------------------------- */
 
 struct vd_bar {
 	uint64_t size;
@@ -90,7 +93,7 @@ struct vd_bar {
 	int guard;	   /* slot of the SIGBUS guard, -1 none */
 };
 
-/* ---- interrupts -------------------------------------------------------------------------------- */
+/* ---- interrupts ----------------------------------------------------------------------------- */
 
 struct vd_irqs {
 	struct {
@@ -108,7 +111,7 @@ struct vd_irqs {
 	uint32_t table_off, pba_off;
 };
 
-/* ---- DMA --------------------------------------------------------------------------------------- */
+/* ---- DMA ------------------------------------------------------------------------------------ */
 
 /* A mapped view of a client's file, shared by all DMA mappings of it. */
 struct vd_file {
@@ -144,7 +147,7 @@ struct vd_dma {
 	uint32_t inflight, waiting;	   /* waiting: without a slot */
 };
 
-/* ---- dirty log --------------------------------------------------------------------------------- */
+/* ---- dirty log ------------------------------------------------------------------------------ */
 
 #define VD_CHUNK_SHIFT 15 /* pages in a chunk */
 struct vd_chunk {
@@ -162,7 +165,7 @@ struct vd_dirty {
 	uint32_t mask, num;
 };
 
-/* ---- migration --------------------------------------------------------------------------------- */
+/* ---- migration ------------------------------------------------------------------------------ */
 
 struct svio_vdev_buf {
 	uint8_t *data;
@@ -181,7 +184,7 @@ struct vd_mig {
 	size_t parse;		  /* resuming: sections before this are complete and held */
 };
 
-/* ---- the device -------------------------------------------------------------------------------- */
+/* ---- the device ----------------------------------------------------------------------------- */
 
 struct vd_source { /* what an epoll event points to */
 	enum vd_source_kind { VD_SRC_STOP, VD_SRC_LISTEN, VD_SRC_CONN, VD_SRC_KICK, VD_SRC_RESAMPLE, VD_SRC_REFUSED } kind;

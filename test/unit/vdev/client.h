@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A raw vfio-user client for tests: sends exactly the bytes that it is told to, and takes turns with the server (svio_vdev_server_poll())
- * until the answer is there.
+ * A raw vfio-user client for tests: sends exactly the bytes that it is told to, and takes turns
+ * with the server (svio_vdev_server_poll()) until the answer is there.
  */
 #ifndef VDEV_TEST_CLIENT_H
 #define VDEV_TEST_CLIENT_H
@@ -45,12 +45,18 @@ uint16_t tc_send(struct tc *tc, uint16_t cmd, uint32_t flags, const void *payloa
 		 unsigned int nfds);
 /* Turns: `rounds` of the server. */
 void tc_rounds(struct tc *tc, unsigned int rounds);
-/* The next message from the server into tc->hdr, data, fds; false when none comes or the connection has ended. */
+/*
+ * The next message from the server into tc->hdr, data, fds; false when none comes or the connection
+ * has ended.
+ */
 bool tc_recv(struct tc *tc);
 /* The connection has ended, from the server's side. */
 bool tc_closed(struct tc *tc);
 
-/* Request and reply: 0 or -errno of the reply; -ENODATA none came. Checks that id and command are echoed. */
+/*
+ * Request and reply: 0 or -errno of the reply; -ENODATA none came. Checks that id and command are
+ * echoed.
+ */
 int tc_call_fds(struct tc *tc, uint16_t cmd, const void *payload, size_t len, const int *fds, unsigned int nfds);
 int tc_call(struct tc *tc, uint16_t cmd, const void *payload, size_t len);
 int tc_version(struct tc *tc, const char *json);
@@ -76,7 +82,9 @@ uint32_t tc_mig_get(struct tc *tc);
 
 /* A sealed memfd, as QEMU's: returns the fd, *p its mapping. */
 int tc_memfd(size_t size, unsigned int seals, void **p);
-/* Mappings of memfds in this process: what devices and clients share, without the allocators' own. */
+/*
+ * Mappings of memfds in this process: what devices and clients share, without the allocators' own.
+ */
 int tc_count_memfds(void);
 int tc_eventfd(void);
 /* Value of an eventfd, 0 when it was not signalled. */

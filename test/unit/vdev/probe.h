@@ -2,7 +2,8 @@
 /*
  * A device model for tests that has one of everything, and whose registers make the kit do things.
  *
- * BAR0, 64-bit, 16 KiB: 0x0000 registers, 0x1000 shared doorbell page, 0x2000 MSI-X table, 0x3000 PBA (100 vectors).
+ * BAR0, 64-bit, 16 KiB: 0x0000 registers, 0x1000 shared doorbell page, 0x2000 MSI-X table, 0x3000
+ * PBA (100 vectors).
  *	0x00 RW scratch, 0x08 raise message N, 0x0c pin level, 0x10 returns error N for the next access
  *	0x14 number of resets, 0x18 why of the last one
  */

@@ -171,7 +171,10 @@ static void test_many(void)
 	tc_stop(&tc);
 }
 
-/* Without F_SEAL_SHRINK: not mapped, but read and written, and its truncation is an error and nothing else. */
+/*
+ * Without F_SEAL_SHRINK: not mapped, but read and written, and its truncation is an error and
+ * nothing else.
+ */
 static void test_unsealed(void)
 {
 	uint8_t buf[8192], *mem;

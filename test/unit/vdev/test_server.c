@@ -285,7 +285,10 @@ static void test_run(void)
 		CU_ASSERT_EQUAL(send(fd, &m, sizeof(m), 0), sizeof(m));
 		CU_ASSERT_EQUAL(recv(fd, &m, sizeof(m), MSG_WAITALL), sizeof(m));
 		CU_ASSERT_EQUAL(m.h.flags, SVIO_VFU_REPLY);
-		/* a factorial: finished by poll() after the message, also when the loop sleeps in between */
+		/*
+		 * a factorial: finished by poll() after the message, also when the loop sleeps in
+		 * between
+		 */
 		{
 			struct {
 				struct svio_vfu_hdr h;

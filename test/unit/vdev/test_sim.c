@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A simulated device: server and client are two threads of this process (for ThreadSanitizer, too). */
+/*
+ * A simulated device: server and client are two threads of this process (for ThreadSanitizer, too).
+ */
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
