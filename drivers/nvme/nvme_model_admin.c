@@ -364,8 +364,8 @@ static uint16_t abort_cmd(struct nm *m, struct nm_req *abort)
 	for (uint32_t i = 0; i < NM_REQS; i++) {
 		struct nm_req *r = &m->req[i];
 
-		if (r == abort || r->dma_busy || r->sq->id != sqid || svio_le16_to_cpu(r->cmd.cid) != cid ||
-		    (r->step != NM_HELD && r->step != NM_STALL))
+		if ((r->step != NM_HELD && r->step != NM_STALL) || r == abort || r->dma_busy || r->sq->id != sqid ||
+		    svio_le16_to_cpu(r->cmd.cid) != cid)
 			continue;
 		for (uint32_t a = 0; a < m->naer; a++)
 			if (m->aer[a] == r)

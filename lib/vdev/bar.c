@@ -7,6 +7,7 @@
  * SIGBUS. The model's own view keeps its address: it becomes private memory with the same contents
  * first, and the file's pages again, refilled from there, afterwards.
  */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -145,46 +146,100 @@ void svio__vd_bars_fini(struct svio_vdev *dev)
 
 /* ---- withdraw and restore ------------------------------------------------------------------- */
 
+/*
+ * What the client stored before its mapping went must not be lost: a doorbell that hardware would have seen. Copying first and truncating
+ * then would lose what lands in between. So the pages themselves are kept: splice() puts references to them into a
+ * pipe; when ftruncate() returns nobody can store to them any more, and only then are they read. The pipe's pages are bounded
+ * (pipe(7)); pages that do not fit are copied before, with that window.
+ */
+struct kept {
+	int pipe[2];
+	size_t pages; /* references that the pipe takes */
+};
+
+static void keep_open(struct kept *k, size_t bytes)
+{
+	int size;
+
+	k->pages = 0;
+	if (pipe2(k->pipe, O_CLOEXEC | O_NONBLOCK)) {
+		k->pipe[0] = k->pipe[1] = -1;
+		return;
+	}
+	size = fcntl(k->pipe[1], F_SETPIPE_SZ, (int)SVIO_MIN(bytes, (size_t)1 << 20));
+	if (size < 0)
+		size = fcntl(k->pipe[1], F_GETPIPE_SZ);
+	k->pages = size > 0 ? (size_t)size / VD_PAGE : 0;
+}
+
+static void keep_close(struct kept *k)
+{
+	if (k->pipe[0] >= 0) {
+		close(k->pipe[0]);
+		close(k->pipe[1]);
+	}
+}
+
+/* Contents of one page: true, a reference to it is in the pipe; false, copied now. */
+static bool keep_page(struct kept *k, int fd, off_t at, uint8_t *copy)
+{
+	loff_t off = at;
+
+	if (k->pages && splice(fd, &off, k->pipe[1], NULL, VD_PAGE, SPLICE_F_NONBLOCK) == (ssize_t)VD_PAGE) {
+		k->pages--;
+		return true;
+	}
+	k->pages = 0; /* a part of a page in the pipe would put the rest out of step */
+	if (pread(fd, copy + at, VD_PAGE, at) < 0)
+		svio_log_err("a page of a BAR cannot be read: %s", strerror(errno));
+	return false;
+}
+
 static void withdraw(struct svio_vdev *dev, struct vd_bar *bar)
 {
+	size_t npages = bar->mem_size / VD_PAGE;
 	off_t data = 0, hole;
+	uint64_t *in_pipe;
 	uint8_t *copy;
+	struct kept k;
 
-	copy = mmap(NULL, bar->mem_size, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (copy == MAP_FAILED)
-		goto fail;
-	/*
-	 * Only pages that were ever touched; pread, since the client may truncate the file under a
-	 * load.
-	 */
+	copy = mmap(NULL, bar->mem_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	in_pipe = calloc(SVIO_BITMAP_WORDS(npages), sizeof(*in_pipe));
+	if (copy == MAP_FAILED || !in_pipe) {
+		if (copy != MAP_FAILED)
+			munmap(copy, bar->mem_size);
+		free(in_pipe);
+		svio_log_err("%s: cannot withdraw a BAR: %s; the client's mappings stay", dev->model->name,
+			     strerror(ENOMEM));
+		return;
+	}
+	keep_open(&k, bar->mem_size);
+	/* Only pages that were ever touched. By calls and not by loads, since the client may truncate the file too. */
 	while ((data = lseek(bar->fd, data, SEEK_DATA)) >= 0 && data < (off_t)bar->mem_size) {
 		hole = lseek(bar->fd, data, SEEK_HOLE);
 		if (hole <= data)
 			break;
-		hole = SVIO_MIN(hole, (off_t)bar->mem_size);
-		while (data < hole) {
-			ssize_t n = pread(bar->fd, copy + data, (size_t)(hole - data), data);
-
-			if (n <= 0)
-				break;
-			data += n;
-		}
-		if (data < hole)
-			break;
+		for (hole = SVIO_MIN(hole, (off_t)bar->mem_size); data < hole; data += (off_t)VD_PAGE)
+			if (keep_page(&k, bar->fd, data, copy))
+				svio_bitmap_set(in_pipe, (uint64_t)data / VD_PAGE);
 	}
-	if (mremap(copy, bar->mem_size, bar->mem_size, MREMAP_MAYMOVE | MREMAP_FIXED, bar->mem) ==
-	    MAP_FAILED) {
-		munmap(copy, bar->mem_size);
-		goto fail;
-	}
-	bar->zapped = true;
 	if (ftruncate(bar->fd, 0))
 		svio_log_err("%s: cannot withdraw a BAR: %s", dev->model->name, strerror(errno));
-	return;
-fail:
-	svio_log_err("%s: cannot withdraw a BAR: %s; the client's mappings stay", dev->model->name,
-		     strerror(errno));
+	for (uint64_t p = 0; (p = svio_bitmap_next_set(in_pipe, npages, p)) < npages; p++)
+		if (read(k.pipe[0], copy + p * VD_PAGE, VD_PAGE) != (ssize_t)VD_PAGE)
+			svio_log_err("%s: a page of a BAR is lost: %s", dev->model->name, strerror(errno));
+	keep_close(&k);
+	free(in_pipe);
+	if (mremap(copy, bar->mem_size, bar->mem_size, MREMAP_MAYMOVE | MREMAP_FIXED, bar->mem) == MAP_FAILED) {
+		/* The pages that the model looks at are gone; the guard of this process would give zeroes. Give it the contents. */
+		if (ftruncate(bar->fd, (off_t)bar->mem_size) == 0)
+			memcpy(bar->mem, copy, bar->mem_size);
+		munmap(copy, bar->mem_size);
+		svio_log_err("%s: cannot withdraw a BAR: %s; the client's mappings stay", dev->model->name,
+			     strerror(errno));
+		return;
+	}
+	bar->zapped = true;
 }
 
 static bool all_zero(const uint8_t *p, size_t len)

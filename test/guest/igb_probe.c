@@ -276,9 +276,13 @@ static void vf(const char *pf_name, const char *vf_name, const char *token)
 	svio_device_config_read(v.dev, 4, 2, &command);
 	svio_device_config_write(v.dev, 4, 2, command & ~2u);
 	after = rd(&v, VF_RDBAL);
-	check(after == 0x12345000 && !svio_bar_revoked(v.bar),
-	      "the VF's BAR answers with its memory bit clear: %#x%s", after,
-	      svio_bar_revoked(v.bar) ? ", but it was revoked" : "");
+	/*
+	 * A VF has no memory enable bit (PCIe 5.0 §9.3.4.1.3), and Linux leaves its mapping alone. QEMU's VF has the bit and obeys it, so
+	 * what is read is not the register; that there is no signal and no revocation is what counts here.
+	 */
+	check(!svio_bar_revoked(v.bar), "the VF's BAR stays mapped with its memory bit clear (reads %#x)", after);
+	svio_device_config_write(v.dev, 4, 2, command | 2u);
+	check(rd(&v, VF_RDBAL) == 0x12345000, "and its registers are as they were");
 	svio_device_config_read(p.dev, 4, 2, &command);
 	svio_device_config_write(p.dev, 4, 2, command & ~2u);
 	check(rd(&p, STATUS) == UINT32_MAX && svio_bar_revoked(p.bar), "the PF's does not");
