@@ -184,7 +184,7 @@ static void watch(struct run *r)
 	while (perf_running(r->perf) && !perf_gone(r->perf)) {
 		uint64_t t;
 
-		perf_wait(r->perf, SVIO_MIN(svio_now_ns() + TICK, end));
+		perf_wait(r->perf, svio_now_ns() + TICK);
 		t = svio_now_ns();
 		perf_sample(r->perf, &now);
 		watch_device(r);
@@ -202,7 +202,8 @@ static void watch(struct run *r)
 			break;
 		}
 		/* Disturbances that were asked for are carried out, also when they take longer. */
-		if (t >= end && (!r->disturber || perf_disturb_finished(r->disturber)))
+		if (t >= end && completions(&now) >= r->args.min_ios &&
+		    (!r->disturber || perf_disturb_finished(r->disturber)))
 			break;
 	}
 	perf_stop(r->perf);

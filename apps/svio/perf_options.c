@@ -107,6 +107,7 @@ const char *perf_disturb_name(enum perf_disturb_kind kind)
 
 enum long_key {
 	KEY_MIX = 256,
+	KEY_MIN_IOS,
 	KEY_RANGE,
 	KEY_SEED,
 	KEY_BATCH,
@@ -129,6 +130,8 @@ static const struct argp_option options[] = {
 	{ "qd", 'q', "N", 0, "Requests in flight on each queue (32)", 1 },
 	{ "queues", 'Q', "N", 0, "Queue pairs; a thread for each while there are CPUs (1)", 1 },
 	{ "time", 't', "S", 0, "Seconds (10)", 1 },
+	{ "min-ios", KEY_MIN_IOS, "N", 0, "Go on beyond --time until N requests have completed (0)",
+	  1 },
 	{ "nsid", 'n', "N", 0, "Namespace (the first active one)", 1 },
 	{ "mix", KEY_MIX, "PCT", 0, "randrw: reads of a hundred requests (50)", 1 },
 	{ "range", KEY_RANGE, "LBA:BLOCKS", 0, "Only these blocks of the namespace", 1 },
@@ -220,6 +223,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 't':
 		args->seconds = (uint32_t)nvme_arg_u64(state, "--time", arg, 1, 365 * 86400);
+		return 0;
+	case KEY_MIN_IOS:
+		args->min_ios = nvme_arg_u64(state, "--min-ios", arg, 0, UINT64_MAX);
 		return 0;
 	case 'n':
 		args->nsid = (uint32_t)nvme_arg_u64(state, "--nsid", arg, 1, UINT32_MAX - 1);

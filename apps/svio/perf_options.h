@@ -14,6 +14,7 @@ struct perf_args {
 	const char *device;
 	struct perf_config config;
 	uint32_t nsid, seconds;
+	uint64_t min_ios;
 	enum svio_nvme_policy policy;
 	bool force, log_series, have_rw;
 	const char *print_ready;

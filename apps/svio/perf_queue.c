@@ -258,6 +258,9 @@ static void unpark(struct perf_queue *q)
 		next(q, q->parked[--q->parked_count], now);
 		if (q->parked_count == before)
 			return; /* it came back: so would the others */
+		/* Making blocks takes long: let the controller begin. */
+		if (q->verify)
+			svio_nvme_ring(q->qp);
 	}
 }
 

@@ -74,7 +74,7 @@ static void test_everything(void)
 	struct perf_args args;
 
 	parse(&args,
-	      "--rw=randrw --bs 64k --qd 256 --queues 4 --time 3 --verify --mix 70 --range 0x100:2048 "
+	      "--rw=randrw --bs 64k --qd 256 --queues 4 --time 3 --min-ios 77 --verify --mix 70 --range 0x100:2048 "
 	      "--seed 9 --batch 16 --offset 512 --interrupt --policy fail --json --log-series dev");
 	CU_ASSERT_STRING_EQUAL(args.device, "dev");
 	CU_ASSERT_EQUAL(args.config.rw, PERF_RANDRW);
@@ -82,6 +82,7 @@ static void test_everything(void)
 	CU_ASSERT_EQUAL(args.config.qd, 256);
 	CU_ASSERT_EQUAL(args.config.queues, 4);
 	CU_ASSERT_EQUAL(args.seconds, 3);
+	CU_ASSERT_EQUAL(args.min_ios, 77);
 	CU_ASSERT(args.config.verify && args.config.interrupts && args.common.json &&
 		  args.log_series);
 	CU_ASSERT_EQUAL(args.config.read_pct, 70);
