@@ -84,9 +84,34 @@ cleanup()
 }
 
 trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+trap 'interrupted 129' HUP
+
+# Long commands run beside the shell, which could not act on a signal while it
+# waits for one in the foreground.
+child=
+child_signal=TERM
+
+interrupted()
+{
+	if [ -n "$child" ]; then
+		kill -s "$child_signal" "$child" 2>/dev/null || true
+		wait "$child" || true
+	fi
+	exit "$1"
+}
+
+run_child()
+{
+	local status=0
+
+	"$@" &
+	child=$!
+	wait "$child" || status=$?
+	child=
+	return "$status"
+}
 
 take_lock()
 {
@@ -346,7 +371,7 @@ apt_access_options()
 
 make_modules_root()
 {
-	local list key access=() sources
+	local list key access=()
 
 	[ "$(id -u)" = 0 ] || die "making modules-root needs root" "run it as root, or leave it out"
 	apt_view trixie
@@ -359,12 +384,12 @@ make_modules_root()
 	chmod 755 "$tmp"
 	say "modules-root: installing ${modules_root_packages[*]}"
 	readarray -t access < <(apt_access_options)
-	sources=$(sed 's/ \[[^]]*\]//' "$lab/apt/trixie/sources.list")
-	mmdebstrap --quiet --mode=root --variant=apt --keyring="$keyring" \
+	sed 's/ \[[^]]*\]//' "$lab/apt/trixie/sources.list" >"$tmp/sources"
+	run_child mmdebstrap --quiet --mode=root --variant=apt --keyring="$keyring" \
 		--include="$(tr ' ' , <<<"${modules_root_packages[*]}")" "${access[@]}" \
 		--aptopt='APT::Install-Recommends "false"' \
 		--aptopt='APT::Default-Release "trixie-backports"' \
-		trixie "$tmp/root" - <<<"$sources" >"$tmp/log" 2>&1 || {
+		trixie "$tmp/root" "$tmp/sources" >"$tmp/log" 2>&1 || {
 		tail -n 20 "$tmp/log" >&2
 		die "mmdebstrap failed"
 	}
@@ -380,11 +405,13 @@ kernel_tree=
 
 in_root()
 {
-	local dir=$1
+	local dir=$1 status=0
 
 	shift
+	# unshare ignores all but SIGKILL, and takes what it runs along.
+	child_signal=KILL
 	# shellcheck disable=SC2016 # expanded by the inner shell
-	unshare --mount --propagation private --pid --fork --kill-child sh -ec '
+	run_child unshare --mount --propagation private --pid --fork --kill-child sh -ec '
 		root=$1 dir=$2 tree=$3
 		shift 3
 		mount --bind "$dir" "$root/build"
@@ -392,7 +419,9 @@ in_root()
 		mount -t proc proc "$root/proc"
 		mount --rbind /dev "$root/dev"
 		exec chroot "$root" "$@"' sh "$lab/modules-root/root" "$dir" "$kernel_tree" \
-		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 "$@"
+		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 "$@" || status=$?
+	child_signal=TERM
+	return "$status"
 }
 
 # make_own_kernel NAME FRAGMENT...
