@@ -124,6 +124,7 @@ static int restore_bar(struct bar *bar)
 	}
 	madvise(bar->map, bar->map_len, MADV_DONTFORK);
 	pretouch(bar);
+	/* Handlers that met what was before: their pages are ours to replace now, and not a revocation to report afterwards. */
 	guard_quiesce(slot);
 	return 0;
 }

@@ -85,9 +85,9 @@ static int replace_page(struct guard_slot *slot, uintptr_t addr)
 }
 
 /*
- * The order matters: first the page, then the flag. Restoring clears the flag, maps the device, waits for in_flight to be
- * zero and reads the flag: a shadow that it might have missed has set the flag by then. Handlers that come later
- * set flag and event after restore has cleared them. Either way no shadow stays without both.
+ * The order matters: first the page, then the flag, then the event. Restore clears the flag, maps the device, and looks at the
+ * flag: a page that was put in after the mapping has its flag set after the clearing. It clears the event only when it has
+ * found all flags clear, and looks at them once more after it: an event that it cleared by mistake has its flag set before.
  */
 static void mark_revoked(struct guard_slot *slot)
 {

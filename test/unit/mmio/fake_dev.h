@@ -11,6 +11,7 @@
 #define FAKE_DEV_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -36,8 +37,12 @@ struct fake {
 	bool is_vf, config_gone, asleep, no_mmap;
 	int region_reads, mmaps, hooks;
 	bool off_in_mmap;  /* decoding goes off just after the next mmap */
+	bool open_in_mmap; /* the gate opens then */
 	struct svio_device_hook *hook;
 };
+
+/* The handler's mmap waits: 1 = one that comes shall wait, 2 = it waits, 0 = it goes on. */
+static _Atomic int fake_gate;
 
 static inline struct fake *fake_of(const struct svio_device *dev)
 {
@@ -182,6 +187,10 @@ int __wrap_svio_device_region_mmap(struct svio_device *dev, uint32_t region, uin
 		f->off_in_mmap = false;
 		fake_off_locked(f);
 	}
+	if (f->open_in_mmap) {
+		f->open_in_mmap = false;
+		atomic_store(&fake_gate, 0);
+	}
 	pthread_mutex_unlock(&f->lock);
 	if (p == MAP_FAILED)
 		return -errno;
@@ -246,6 +255,14 @@ long __wrap_syscall(long nr, ...)
 		atomic_fetch_sub(&fake_mmap_failures, 1);
 		errno = ENOMEM;
 		return -1;
+	}
+	if (nr == SYS_mmap && atomic_load(&fake_gate) == 1) {
+		atomic_store(&fake_gate, 2);
+		while (atomic_load(&fake_gate) == 2)
+			sched_yield();
+		/* Whoever opened the gate gets far ahead, unless he waits for us. */
+		for (int i = 0; i < 2000; i++)
+			sched_yield();
 	}
 	return __real_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

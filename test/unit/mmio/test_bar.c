@@ -277,6 +277,10 @@ static void test_fork(void)
 	CU_ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	/* The parent has seen none of that. */
 	CU_ASSERT_EQUAL(fake_load(inherited, 4), UINT32_MAX);
+	fake_on(&f);
+	CU_ASSERT_EQUAL(svio_bar_restore(fake_dev(&f)), 0);
+	status = fake_in_child(child_touches);
+	CU_ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
 	svio_bar_unmap(inherited);
 	fake_fini(&f);
 }

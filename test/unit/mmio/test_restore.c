@@ -138,6 +138,43 @@ static void test_off_meanwhile(void)
 	fake_fini(&f);
 }
 
+static void *load_page_1(void *arg)
+{
+	return (void *)(uintptr_t)fake_load(arg, FAKE_PAGE);
+}
+
+/*
+ * A handler on another thread is about to put its shadow page in when restore maps the device. It does so afterwards; restore
+ * waits for it, sees it, and begins again: when it returns 0, what went before is over.
+ */
+static void test_late_handler(void)
+{
+	struct svio_bar *bar;
+	struct fake f;
+	pthread_t t;
+	void *v;
+
+	fake_init(&f);
+	CU_ASSERT_EQUAL_FATAL(svio_bar_map(fake_dev(&f), 0, 0, 0, 0, &bar), 0);
+	fake_off(&f);
+	(void)fake_load(bar, 0);
+	atomic_store(&fake_gate, 1);
+	pthread_create(&t, NULL, load_page_1, bar);
+	while (atomic_load(&fake_gate) != 2)
+		sched_yield();
+	fake_on(&f);
+	f.open_in_mmap = true;
+	f.mmaps = 0;
+	CU_ASSERT_EQUAL(svio_bar_restore(fake_dev(&f)), 0);
+	pthread_join(t, &v);
+	CU_ASSERT_TRUE((uintptr_t)v == UINT32_MAX || (uintptr_t)v == fake_reg(&f, FAKE_PAGE));
+	CU_ASSERT_EQUAL(f.mmaps, 2);
+	CU_ASSERT_FALSE(svio_bar_revoked(bar) || fake_revoked_event(&f));
+	CU_ASSERT_EQUAL(fake_load(bar, FAKE_PAGE), fake_reg(&f, FAKE_PAGE));
+	svio_bar_unmap(bar);
+	fake_fini(&f);
+}
+
 /* Registers with side effects are read by nobody but the driver. */
 static void test_no_pretouch(void)
 {
@@ -238,6 +275,7 @@ static const struct unit_test tests[] = {
 	{ "refusals: off, asleep, gone; a VF", test_refusals },
 	{ "the device's mmap fails", test_mmap_fails },
 	{ "decoding goes off during restore", test_off_meanwhile },
+	{ "a handler that restore overtakes", test_late_handler },
 	{ "no pre-touch", test_no_pretouch },
 	{ "reset hook", test_hook },
 	{ NULL, NULL },

@@ -119,6 +119,10 @@ static void storm(bool second_restorer, bool hooks)
 	atomic_store(&stop, true);
 	while (n > 0)
 		pthread_join(t[--n], NULL);
+	/* No revocation without its event, and no shadow page without both. */
+	CU_ASSERT_TRUE(!(svio_bar_revoked(bar) || svio_bar_revoked(big)) || fake_revoked_event(&dev));
+	if (!svio_bar_revoked(bar))
+		CU_ASSERT_EQUAL(fake_load(bar, 0), fake_reg(&dev, 0));
 	CU_ASSERT_EQUAL(atomic_load(&wrong), 0);
 	CU_ASSERT_TRUE(atomic_load(&ones) > 0);
 	/* Faults were met by the hammers, not only by our own touches. */

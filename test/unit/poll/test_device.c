@@ -13,6 +13,7 @@ struct fake {
 	struct svio_device_hook *hooks;
 	_Atomic bool quiet; /* between prepare and done */
 	_Atomic int waiting; /* threads that want the lock to add or remove a hook */
+	_Atomic bool stall;  /* hook_add returns when a reset is under way */
 };
 
 static struct svio_loop *loop;
@@ -41,6 +42,11 @@ void __wrap_svio_device_hook_add(struct svio_device *dev, struct svio_device_hoo
 	hook->next = f->hooks;
 	f->hooks = hook;
 	pthread_mutex_unlock(&f->lock);
+	while (atomic_load(&f->stall))
+		if (atomic_load(&f->quiet))
+			atomic_store(&f->stall, false);
+		else
+			sched_yield();
 }
 
 void __wrap_svio_device_hook_remove(struct svio_device *dev, struct svio_device_hook *hook)
@@ -333,12 +339,62 @@ static void test_parked(void)
 	CU_ASSERT_PTR_NULL(f.hooks);
 }
 
+/* The reset comes when the loop's thread has had the lock and has not yet said so: it must wait all the same. */
+static _Atomic bool hit;
+
+static void act_add_stalled(struct p *p)
+{
+	p->act = NULL;
+	if (svio_poller_add(loop, &guest.poller) != 0)
+		abort();
+	if (atomic_load(&guest.f->quiet))
+		abort();
+	atomic_store(&hit, true);
+}
+
+static void test_parked_late(void)
+{
+	struct fake f;
+	struct p a;
+	pthread_t t;
+
+	fake_init(&f);
+	CU_ASSERT_EQUAL_FATAL(svio_loop_create(NULL, &loop), 0);
+	init_p(&guest, &f);
+	init_p(&a, NULL);
+	a.act = act_add_stalled;
+	atomic_store(&f.stall, true);
+	CU_ASSERT_EQUAL(svio_poller_add(loop, &a.poller), 0);
+	pthread_create(&t, NULL, run, NULL);
+	for (bool there = false; !there;) { /* until hook_add has done its work, and stalls */
+		pthread_mutex_lock(&f.lock);
+		there = f.hooks != NULL;
+		pthread_mutex_unlock(&f.lock);
+	}
+	pthread_mutex_lock(&f.lock);
+	prepare_locked(&f);
+	while (atomic_load(&f.stall))
+		sched_yield();
+	for (int i = 0; i < 2000; i++)
+		sched_yield();
+	CU_ASSERT_FALSE(atomic_load(&hit));
+	done_locked(&f);
+	pthread_mutex_unlock(&f.lock);
+	while (!atomic_load(&hit))
+		sched_yield();
+	wait_polls(&guest, 1);
+	svio_loop_stop(loop);
+	pthread_join(t, NULL);
+	svio_loop_destroy(loop);
+}
+
 static const struct unit_test tests[] = {
 	{ "pause nests, with resets too", test_pause },
 	{ "a poller added while its device is held", test_add_while_quiet },
 	{ "resets hold the pollers of a running loop", test_resets },
 	{ "a poller resets its own device", test_own_reset },
 	{ "resets against changes in the loop's thread", test_parked },
+	{ "a reset that just misses the lock", test_parked_late },
 	{ NULL, NULL },
 };
 

@@ -319,6 +319,50 @@ static void test_change_wakes(void)
 	svio_loop_destroy(loop);
 }
 
+/* A change that comes between the last look at `attention` and `sleeping`: from another thread, while arm() runs. */
+static struct src late;
+
+static void *add_late(void *arg)
+{
+	(void)arg;
+	src_init(&late, 1);
+	return NULL;
+}
+
+static pthread_t adder;
+static _Atomic bool adding;
+
+static int arm_and_change(void *ctx)
+{
+	(void)ctx;
+	if (!atomic_load(&adding)) {
+		pthread_create(&adder, NULL, add_late, NULL);
+		while (!(atomic_load(&loop->attention) & ATTN_CHANGE))
+			sched_yield();
+		atomic_store(&adding, true);
+	}
+	return 0;
+}
+
+static void test_change_before_sleep(void)
+{
+	struct src s;
+	pthread_t t;
+
+	begin(1);
+	src_init(&s, UINT64_MAX);
+	s.poller.arm = arm_and_change;
+	pthread_create(&t, NULL, run, NULL);
+	while (!atomic_load(&adding))
+		sched_yield();
+	pthread_join(adder, NULL); /* would hang: the loop asleep, the adder waiting for it */
+	svio_loop_stop(loop);
+	pthread_join(t, NULL);
+	src_fini(&s);
+	src_fini(&late);
+	svio_loop_destroy(loop);
+}
+
 /* A producer as fast as it can, without a look at the loop: nothing is left lying. */
 static void test_storm(void)
 {
@@ -357,6 +401,7 @@ static const struct unit_test tests[] = {
 	{ "who cannot sleep keeps the loop polling", test_never_sleeps },
 	{ "pollers that share an eventfd", test_shared_fd },
 	{ "changes wake the loop", test_change_wakes },
+	{ "a change between the last look and the sleep", test_change_before_sleep },
 	{ "storm", test_storm },
 	{ NULL, NULL },
 };

@@ -176,10 +176,57 @@ static void test_restarts(void)
 	svio_loop_destroy(loop);
 }
 
+/* A change that begins during the last round: the end of svio_loop_once() or _run() serves it. */
+static pthread_t adder;
+static bool begun;
+static struct mine late;
+
+static void *add_late(void *arg)
+{
+	(void)arg;
+	if (svio_poller_add(loop, &late.poller) != 0)
+		abort();
+	return NULL;
+}
+
+static int poll_change(void *ctx)
+{
+	(void)ctx;
+	if (!begun) {
+		begun = true;
+		pthread_create(&adder, NULL, add_late, NULL);
+		while (!(atomic_load(&loop->attention) & ATTN_CHANGE))
+			sched_yield();
+		svio_loop_stop(loop);
+	}
+	return 0;
+}
+
+static void test_last_round(void)
+{
+	struct svio_poller base = { .name = "base", .poll = poll_change, .irq_fd = -1 };
+
+	for (int i = 0; i < 2; i++) {
+		late = (struct mine){ .poller = { .name = "lasts", .poll = poll_mine, .ctx = &late, .irq_fd = -1 } };
+		begun = false;
+		CU_ASSERT_EQUAL_FATAL(svio_loop_create(NULL, &loop), 0);
+		CU_ASSERT_EQUAL(svio_poller_add(loop, &base), 0);
+		if (i)
+			svio_loop_run(loop);
+		else
+			svio_loop_once(loop);
+		pthread_join(adder, NULL); /* would hang */
+		svio_loop_once(loop);
+		CU_ASSERT_EQUAL(late.polls, 1);
+		svio_loop_destroy(loop);
+	}
+}
+
 static const struct unit_test tests[] = {
 	{ "add and remove while the loop runs", test_changers },
 	{ "add and remove between single rounds", test_once },
 	{ "add and remove while runs end and begin", test_restarts },
+	{ "a change during the last round", test_last_round },
 	{ NULL, NULL },
 };
 
