@@ -2,9 +2,10 @@
 /*
  * BARs: mapping, restoring, and the hook that withdraws them around an orderly reset.
  *
- * Locks, outermost first: the device's own lock, which svio_device_hook_add/remove take and which is held around hooks (so
- * neither is called with a lock of ours); room_lock (the list of devices, the table, which handler is installed);
- * guard_dev.lock (restore against a reset by another thread).
+ * Locks, outermost first: the device's own lock, which svio_device_hook_add/remove take and which
+ * is held around hooks (so neither is called with a lock of ours); room_lock (the list of devices,
+ * the table, which handler is installed); guard_dev.lock (restore against a reset by another
+ * thread).
  */
 #include <pthread.h>
 #include <signal.h>
@@ -13,9 +14,9 @@
 #include <sys/mman.h>
 #include "mmio_priv.h"
 
-#define PCI_COMMAND	    0x04 /* PCI Local Bus 3.0 §6.2.2 */
-#define PCI_COMMAND_MEMORY  0x0002
-#define RESTORE_ATTEMPTS    16
+#define PCI_COMMAND	   0x04 /* PCI Local Bus 3.0 §6.2.2 */
+#define PCI_COMMAND_MEMORY 0x0002
+#define RESTORE_ATTEMPTS   16
 
 /* What this room knows of a device that has BARs. */
 struct guard_dev {
@@ -42,11 +43,11 @@ struct bar {
 static pthread_mutex_t room_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct guard_dev *guard_devs;
 
-/* ---- touching -------------------------------------------------------------------------------------- */
+/* ---- touching -------------------------------------------------------------------------------- */
 
 /*
- * Fault the pages in. A touch may itself meet a withdrawn page: the handler absorbs that, and there is no point in
- * going on. A synchronous SIGBUS kills while it is blocked, so it is not.
+ * Fault the pages in. A touch may itself meet a withdrawn page: the handler absorbs that, and there
+ * is no point in going on. A synchronous SIGBUS kills while it is blocked, so it is not.
  */
 static void pretouch(const struct bar *bar)
 {
@@ -63,7 +64,7 @@ static void pretouch(const struct bar *bar)
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 }
 
-/* ---- restore --------------------------------------------------------------------------------------- */
+/* ---- restore --------------------------------------------------------------------------------- */
 
 static bool any_revoked(const struct guard_dev *gd)
 {
@@ -74,9 +75,9 @@ static bool any_revoked(const struct guard_dev *gd)
 }
 
 /*
- * Would an access reach the device? The command register first (not on a VF, whose bit means nothing, PCIe 5.0
- * §9.3.4.1.3); then, since it says nothing about power states, a region read, which the kernel answers with -EIO where
- * a load would fault.
+ * Would an access reach the device? The command register first (not on a VF, whose bit means
+ * nothing, PCIe 5.0 §9.3.4.1.3); then, since it says nothing about power states, a region read,
+ * which the kernel answers with -EIO where a load would fault.
  */
 static int check_decoding(struct guard_dev *gd)
 {
@@ -91,16 +92,21 @@ static int check_decoding(struct guard_dev *gd)
 		if (rc != 0)
 			return rc;
 		if (!(v & PCI_COMMAND_MEMORY))
-			return svio_fail(EAGAIN, "%s: memory decoding is off (command register 0x%04x); "
-					 "svio_device_set_memory() turns it on", name, v);
+			return svio_fail(EAGAIN,
+					 "%s: memory decoding is off (command register 0x%04x); "
+					 "svio_device_set_memory() turns it on",
+					 name, v);
 	}
 	for (const struct bar *b = gd->bars; b; b = b->next) {
 		if (!atomic_load(&b->slot->revoked) || (b->flags & SVIO_BAR_NO_PRETOUCH))
 			continue;
 		rc = svio_device_region_read(gd->dev, b->pub.region, b->map_offset, &v, sizeof(v));
 		if (rc == -EIO)
-			return svio_fail(EAGAIN, "%s: region %u does not answer: the function is in a low-power "
-					 "state or being reset", name, b->pub.region);
+			return svio_fail(
+				EAGAIN,
+				"%s: region %u does not answer: the function is in a low-power "
+				"state or being reset",
+				name, b->pub.region);
 		return rc;
 	}
 	return 0;
@@ -114,17 +120,20 @@ static int restore_bar(struct bar *bar)
 
 	/* Cleared before the device is mapped: see mark_revoked(). */
 	atomic_store(&slot->revoked, 0);
-	rc = svio_device_region_mmap(bar->pub.dev, bar->pub.region, bar->map_offset, bar->map_len, bar->prot,
-				     bar->map, &addr);
+	rc = svio_device_region_mmap(bar->pub.dev, bar->pub.region, bar->map_offset, bar->map_len,
+				     bar->prot, bar->map, &addr);
 	if (rc != 0) {
 		/* A failed MAP_FIXED may have left a hole where others could map: fill it. */
 		guard_withdraw(slot);
-		return svio_fail_prefix(rc, "%s: restoring region %u", svio_device_name(bar->pub.dev),
-					bar->pub.region);
+		return svio_fail_prefix(rc, "%s: restoring region %u",
+					svio_device_name(bar->pub.dev), bar->pub.region);
 	}
 	madvise(bar->map, bar->map_len, MADV_DONTFORK);
 	pretouch(bar);
-	/* Handlers that met what was before: their pages are ours to replace now, and not a revocation to report afterwards. */
+	/*
+	 * Handlers that met what was before: their pages are ours to replace now, and not a
+	 * revocation to report afterwards.
+	 */
 	guard_quiesce(slot);
 	return 0;
 }
@@ -136,7 +145,8 @@ static int restore_all(struct guard_dev *gd)
 		int rc;
 
 		if (svio_device_events(gd->dev) & SVIO_EV_GONE)
-			return svio_fail(ENODEV, "%s: the device is gone", svio_device_name(gd->dev));
+			return svio_fail(ENODEV, "%s: the device is gone",
+					 svio_device_name(gd->dev));
 		if (any_revoked(gd)) {
 			rc = check_decoding(gd);
 			for (struct bar *b = gd->bars; b && rc == 0; b = b->next)
@@ -144,13 +154,16 @@ static int restore_all(struct guard_dev *gd)
 					rc = restore_bar(b);
 			if (rc != 0)
 				return rc;
-			/* Handlers on other threads put shadow pages in meanwhile, or decoding went off again. */
+			/*
+			 * Handlers on other threads put shadow pages in meanwhile, or decoding went
+			 * off again.
+			 */
 			if (any_revoked(gd))
 				continue;
 		}
 		/*
-		 * All real. A handler sets the flag before the event: if the event that it raised is cleared here, the
-		 * flag is seen below; if it raises it later, it stays.
+		 * All real. A handler sets the flag before the event: if the event that it raised
+		 * is cleared here, the flag is seen below; if it raises it later, it stays.
 		 */
 		svio_device_event_clear(gd->dev, SVIO_EV_REVOKED);
 		if (!any_revoked(gd))
@@ -184,14 +197,15 @@ int svio_bar_restore(struct svio_device *dev)
 		return rc;
 	pthread_mutex_lock(&gd->lock);
 	if (gd->withdrawn)
-		rc = svio_fail(EAGAIN, "%s: an orderly reset or disable has not ended", svio_device_name(dev));
+		rc = svio_fail(EAGAIN, "%s: an orderly reset or disable has not ended",
+			       svio_device_name(dev));
 	else
 		rc = restore_all(gd);
 	pthread_mutex_unlock(&gd->lock);
 	return rc;
 }
 
-/* ---- orderly reset: SVIO_HOOK_MMIO ------------------------------------------------------------------ */
+/* ---- orderly reset: SVIO_HOOK_MMIO ----------------------------------------------------------- */
 
 static void hook_prepare(void *ctx, struct svio_device *dev)
 {
@@ -202,10 +216,13 @@ static void hook_prepare(void *ctx, struct svio_device *dev)
 	gd->withdrawn = true;
 	for (struct bar *b = gd->bars; b; b = b->next) {
 		rc = guard_withdraw(b->slot);
-		/* The kernel withdraws it itself where it must; what is lost is that nobody reaches it before. */
+		/*
+		 * The kernel withdraws it itself where it must; what is lost is that nobody reaches
+		 * it before.
+		 */
 		if (rc != 0)
-			svio_log_warn("%s: region %u stays mapped during the reset: %s", svio_device_name(dev),
-				      b->pub.region, strerror(-rc));
+			svio_log_warn("%s: region %u stays mapped during the reset: %s",
+				      svio_device_name(dev), b->pub.region, strerror(-rc));
 	}
 	pthread_mutex_unlock(&gd->lock);
 }
@@ -217,9 +234,15 @@ static void hook_done(void *ctx, struct svio_device *dev, int err)
 
 	(void)dev;
 	pthread_mutex_lock(&gd->lock);
-	/* There was no prepare for us if the first BAR was mapped while decoding was off in the orderly way. */
+	/*
+	 * There was no prepare for us if the first BAR was mapped while decoding was off in the
+	 * orderly way.
+	 */
 	gd->withdrawn = false;
-	/* Even a failed reset may have left a device that works; -ENODEV leaves the shadow pages where they are. */
+	/*
+	 * Even a failed reset may have left a device that works; -ENODEV leaves the shadow pages
+	 * where they are.
+	 */
 	if (err != -ENODEV) {
 		rc = restore_all(gd);
 		if (rc != 0)
@@ -228,7 +251,7 @@ static void hook_done(void *ctx, struct svio_device *dev, int err)
 	pthread_mutex_unlock(&gd->lock);
 }
 
-/* ---- map and unmap --------------------------------------------------------------------------------- */
+/* ---- map and unmap --------------------------------------------------------------------------- */
 
 static int get_dev(struct svio_device *dev, struct guard_dev **gdp)
 {
@@ -278,8 +301,8 @@ static void put_guard(void)
 }
 
 /* Find the mappable area that holds off, and the pages of [off, off + *lenp). */
-static int check_range(struct svio_device *dev, uint32_t region, uint64_t off, size_t *lenp, uint64_t *map_off,
-		       size_t *map_len)
+static int check_range(struct svio_device *dev, uint32_t region, uint64_t off, size_t *lenp,
+		       uint64_t *map_off, size_t *map_len)
 {
 	const char *name = svio_device_name(dev);
 	uint64_t psz = guard_page_size(), first, last;
@@ -291,7 +314,9 @@ static int check_range(struct svio_device *dev, uint32_t region, uint64_t off, s
 	rc = svio_device_region_info(dev, region, info);
 	if (rc != 0)
 		goto out;
-	rc = svio_fail(EINVAL, "%s: region %u cannot be mapped at 0x%llx; use svio_device_region_read() and _write()",
+	rc = svio_fail(EINVAL,
+		       "%s: region %u cannot be mapped at 0x%llx; use svio_device_region_read() "
+		       "and _write()",
 		       name, region, (unsigned long long)off);
 	if (!(info->flags & SVIO_REGION_MMAP))
 		goto out;
@@ -301,9 +326,11 @@ static int check_range(struct svio_device *dev, uint32_t region, uint64_t off, s
 		if (off < a->offset || off - a->offset >= a->size)
 			continue;
 		if (*lenp > a->size - (off - a->offset)) {
-			rc = svio_fail(EINVAL, "%s: region %u: [0x%llx, +0x%zx) leaves the mappable area [0x%llx, +0x%llx)",
-				       name, region, (unsigned long long)off, *lenp, (unsigned long long)a->offset,
-				       (unsigned long long)a->size);
+			rc = svio_fail(EINVAL,
+				       "%s: region %u: [0x%llx, +0x%zx) leaves the mappable area "
+				       "[0x%llx, +0x%llx)",
+				       name, region, (unsigned long long)off, *lenp,
+				       (unsigned long long)a->offset, (unsigned long long)a->size);
 			goto out;
 		}
 		if (*lenp == 0)
@@ -331,7 +358,8 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 
 	*barp = NULL;
 	if (flags & ~(uint32_t)(SVIO_BAR_READONLY | SVIO_BAR_WC | SVIO_BAR_NO_PRETOUCH))
-		return svio_fail(EINVAL, "%s: unknown BAR flags 0x%x", svio_device_name(dev), flags);
+		return svio_fail(EINVAL, "%s: unknown BAR flags 0x%x", svio_device_name(dev),
+				 flags);
 	bar = calloc(1, sizeof(*bar));
 	if (!bar)
 		return svio_fail(ENOMEM, "%s: out of memory", svio_device_name(dev));
@@ -354,12 +382,13 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 	rc = chain_ensure();
 	if (rc != 0)
 		goto undev;
-	rc = svio_device_region_mmap(dev, region, bar->map_offset, bar->map_len, bar->prot, NULL, &bar->map);
+	rc = svio_device_region_mmap(dev, region, bar->map_offset, bar->map_len, bar->prot, NULL,
+				     &bar->map);
 	if (rc != 0)
 		goto undev;
 	if (madvise(bar->map, bar->map_len, MADV_DONTFORK) != 0) {
-		rc = svio_fail(errno, "%s: madvise(MADV_DONTFORK) on region %u: %s", svio_device_name(dev), region,
-			       strerror(errno));
+		rc = svio_fail(errno, "%s: madvise(MADV_DONTFORK) on region %u: %s",
+			       svio_device_name(dev), region, strerror(errno));
 		munmap(bar->map, bar->map_len);
 		goto undev;
 	}
@@ -381,8 +410,8 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 	if (first)
 		svio_device_hook_add(dev, &bar->gd->hook);
 	if (flags & SVIO_BAR_WC)
-		svio_log_info("%s: region %u is mapped uncached: VFIO offers no write-combining", svio_device_name(dev),
-			      region);
+		svio_log_info("%s: region %u is mapped uncached: VFIO offers no write-combining",
+			      svio_device_name(dev), region);
 	pretouch(bar);
 	*barp = &bar->pub;
 	return 0;
@@ -408,7 +437,8 @@ void svio_bar_unmap(struct svio_bar *pub)
 	struct bar *bar = (struct bar *)pub, **p;
 	struct guard_dev *gd;
 
-	_Static_assert(offsetof(struct bar, pub) == 0, "a struct svio_bar is the beginning of ours");
+	_Static_assert(offsetof(struct bar, pub) == 0,
+		       "a struct svio_bar is the beginning of ours");
 	if (!bar)
 		return;
 	pthread_mutex_lock(&room_lock);
@@ -436,5 +466,6 @@ void svio_bar_unmap(struct svio_bar *pub)
 
 bool svio_bar_revoked(const struct svio_bar *pub)
 {
-	return atomic_load_explicit(&((const struct bar *)pub)->slot->revoked, memory_order_acquire);
+	return atomic_load_explicit(&((const struct bar *)pub)->slot->revoked,
+				    memory_order_acquire);
 }

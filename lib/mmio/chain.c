@@ -2,15 +2,16 @@
 /*
  * The SIGBUS handler's place among others.
  *
- * Kernel → our handler → (not ours) → whoever was installed before. When an application installs a handler of its own
- * after us, ours is either called by it or lost; so it is looked at whenever a BAR is mapped or restored, and ours is
- * put on top again. Were it the same function, "theirs calls the previous one" would come back to us for ever;
- * therefore each time we go on top we use another function with a `previous` of its own, a level. Level 0 remains what
- * theirs calls, and ends where it always ended.
+ * Kernel → our handler → (not ours) → whoever was installed before. When an application installs a
+ * handler of its own after us, ours is either called by it or lost; so it is looked at whenever a
+ * BAR is mapped or restored, and ours is put on top again. Were it the same function, "theirs calls
+ * the previous one" would come back to us for ever; therefore each time we go on top we use another
+ * function with a `previous` of its own, a level. Level 0 remains what theirs calls, and ends where
+ * it always ended.
  *
- * Async-signal-safety of the handlers: guard_absorb() (see guard.c); sigaction() is on POSIX's list;
- * rt_sigprocmask, getpid, gettid, rt_tgsigqueueinfo and tgkill are raw system calls; the rest is lock-free atomics on
- * static memory.
+ * Async-signal-safety of the handlers: guard_absorb() (see guard.c); sigaction() is on POSIX's
+ * list; rt_sigprocmask, getpid, gettid, rt_tgsigqueueinfo and tgkill are raw system calls; the rest
+ * is lock-free atomics on static memory.
  */
 #include <signal.h>
 #include <stdint.h>
@@ -22,7 +23,10 @@
 
 #define CHAIN_LEVELS 8
 
-/* The kernel's signal set: glibc's sigset_t is longer, and what a signal frame holds behind these 8 bytes is not a mask. */
+/*
+ * The kernel's signal set: glibc's sigset_t is longer, and what a signal frame holds behind these 8
+ * bytes is not a mask.
+ */
 typedef uint64_t kernel_sigset;
 #define SIGBUS_BIT (UINT64_C(1) << (SIGBUS - 1))
 
@@ -36,10 +40,11 @@ static struct chain_level {
 static int top = -1; /* highest level in use; room's lock */
 
 /*
- * The default action, for certain. Returning would repeat a faulting access, but a fault may not repeat (the truncated file
- * has grown again), and then the process would go on without a guard. So the same siginfo is also queued to this thread:
- * SIGBUS is blocked while its handler runs, and kills when it returns, at the faulting instruction and with the true
- * si_code and si_addr (rt_tgsigqueueinfo(2): a process may send itself any si_code).
+ * The default action, for certain. Returning would repeat a faulting access, but a fault may not
+ * repeat (the truncated file has grown again), and then the process would go on without a guard. So
+ * the same siginfo is also queued to this thread: SIGBUS is blocked while its handler runs, and
+ * kills when it returns, at the faulting instruction and with the true si_code and si_addr
+ * (rt_tgsigqueueinfo(2): a process may send itself any si_code).
  */
 static void die(siginfo_t *info)
 {
@@ -51,7 +56,10 @@ static void die(siginfo_t *info)
 		syscall(SYS_tgkill, pid, tid, SIGBUS);
 }
 
-/* Was it caused by what this thread did, and not sent? The kernel does not let such a signal be ignored. */
+/*
+ * Was it caused by what this thread did, and not sent? The kernel does not let such a signal be
+ * ignored.
+ */
 static bool is_fault(const siginfo_t *info)
 {
 	return info->si_code > 0 && info->si_code != BUS_MCEERR_AO;
@@ -76,7 +84,10 @@ static void pass_on(struct chain_level *level, int sig, siginfo_t *info, void *u
 		die(info);
 		return;
 	}
-	/* We block everything; it is entitled to what was blocked before, its sa_mask, and SIGBUS unless SA_NODEFER. */
+	/*
+	 * We block everything; it is entitled to what was blocked before, its sa_mask, and SIGBUS
+	 * unless SA_NODEFER.
+	 */
 	memcpy(&mask, &((ucontext_t *)ucontext)->uc_sigmask, sizeof(mask));
 	mask |= atomic_load(&level->mask);
 	if (!(flags & SA_NODEFER))
@@ -99,10 +110,10 @@ static void on_sigbus(struct chain_level *level, int sig, siginfo_t *info, void 
 		pass_on(level, sig, info, ucontext);
 }
 
-#define LEVEL_HANDLER(n)                                                                           \
-	static void on_sigbus_##n(int sig, siginfo_t *info, void *ucontext)                        \
-	{                                                                                          \
-		on_sigbus(&levels[n], sig, info, ucontext);                                        \
+#define LEVEL_HANDLER(n)                                                    \
+	static void on_sigbus_##n(int sig, siginfo_t *info, void *ucontext) \
+	{                                                                   \
+		on_sigbus(&levels[n], sig, info, ucontext);                 \
 	}
 LEVEL_HANDLER(0)
 LEVEL_HANDLER(1)
@@ -133,8 +144,8 @@ static void remember(struct chain_level *level, const struct sigaction *prev)
 
 	level->prev = *prev;
 	memcpy(&mask, &prev->sa_mask, sizeof(mask));
-	atomic_store(&level->handler, (prev->sa_flags & SA_SIGINFO) ? (uintptr_t)prev->sa_sigaction :
-								       (uintptr_t)prev->sa_handler);
+	atomic_store(&level->handler, (prev->sa_flags & SA_SIGINFO) ? (uintptr_t)prev->sa_sigaction
+								    : (uintptr_t)prev->sa_handler);
 	atomic_store(&level->flags, prev->sa_flags);
 	atomic_store(&level->mask, mask);
 	atomic_store(&level->spent, 0);
@@ -154,17 +165,25 @@ int chain_ensure(void)
 	}
 	n = top + 1;
 	if (n == CHAIN_LEVELS) {
-		svio_log_warn("the SIGBUS handler was replaced %d times after BARs had been mapped: leaving it; "
-			      "access to a withdrawn BAR may now kill", CHAIN_LEVELS);
+		svio_log_warn("the SIGBUS handler was replaced %d times after BARs had been "
+			      "mapped: leaving it; access to a withdrawn BAR may now kill",
+			      CHAIN_LEVELS);
 		return 0;
 	}
 	if (top >= 0)
-		svio_log_info("the SIGBUS handler was replaced after BARs had been mapped: putting the guard before it");
+		svio_log_info("the SIGBUS handler was replaced after BARs had been mapped: "
+			      "putting the guard before it");
 	memset(&ours, 0, sizeof(ours));
 	ours.sa_sigaction = handlers[n];
-	/* Nothing may interrupt the handler: guard_quiesce() waits for it, and a siglongjmp() out of it would lose it. */
+	/*
+	 * Nothing may interrupt the handler: guard_quiesce() waits for it, and a siglongjmp() out
+	 * of it would lose it.
+	 */
 	sigfillset(&ours.sa_mask);
-	/* A sent SIGBUS interrupts system calls as it did before; one that is ignored interrupts none. */
+	/*
+	 * A sent SIGBUS interrupts system calls as it did before; one that is ignored interrupts
+	 * none.
+	 */
 	ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
 	if (cur.sa_handler == SIG_DFL || cur.sa_handler == SIG_IGN || (cur.sa_flags & SA_RESTART))
 		ours.sa_flags |= SA_RESTART;

@@ -2,10 +2,11 @@
 /*
  * The table of guarded mappings and the shadow pages.
  *
- * Everything reachable from guard_absorb() runs inside a SIGBUS handler that may have interrupted anything, malloc() and
- * this file included. It uses: lock-free atomics; the raw system calls mmap and madvise (neither is on POSIX's list of
- * async-signal-safe functions; both are single system calls without library state, and syscall() only sets errno, which
- * the caller preserves); svio_device_event_set(), one atomic OR. No lock, no log, no allocation, no TLS but errno.
+ * Everything reachable from guard_absorb() runs inside a SIGBUS handler that may have interrupted
+ * anything, malloc() and this file included. It uses: lock-free atomics; the raw system calls mmap
+ * and madvise (neither is on POSIX's list of async-signal-safe functions; both are single system
+ * calls without library state, and syscall() only sets errno, which the caller preserves);
+ * svio_device_event_set(), one atomic OR. No lock, no log, no allocation, no TLS but errno.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -16,12 +17,13 @@
 #include "mmio_priv.h"
 
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_POINTER_LOCK_FREE == 2 &&
-	       ATOMIC_LLONG_LOCK_FREE == 2, "the handler needs lock-free atomics");
+		       ATOMIC_LLONG_LOCK_FREE == 2,
+	       "the handler needs lock-free atomics");
 
 /*
- * Length of the all-ones file. A shadow page is mapped from the file offset that corresponds to its place in the BAR,
- * so that neighbouring shadow pages merge into one VMA: a withdrawn BAR costs at most one VMA per SHADOW_LEN and not
- * one per page of vm.max_map_count.
+ * Length of the all-ones file. A shadow page is mapped from the file offset that corresponds to its
+ * place in the BAR, so that neighbouring shadow pages merge into one VMA: a withdrawn BAR costs at
+ * most one VMA per SHADOW_LEN and not one per page of vm.max_map_count.
  */
 #define SHADOW_LEN (64u << 10)
 
@@ -42,7 +44,7 @@ size_t guard_page_size(void)
 	return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* ---- what the handler runs ------------------------------------------------------------------------ */
+/* ---- what the handler runs ------------------------------------------------------------------- */
 
 static bool slot_covers(const struct guard_slot *slot, uintptr_t addr)
 {
@@ -54,7 +56,8 @@ static bool slot_covers(const struct guard_slot *slot, uintptr_t addr)
 static int replace(uintptr_t addr, size_t len, int prot, int fd, size_t off)
 {
 	/* MAP_PRIVATE: a store gets a copy of its own and the file stays all ones. */
-	long rc = syscall(SYS_mmap, addr, len, prot, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, off);
+	long rc = syscall(SYS_mmap, addr, len, prot, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+			  off);
 
 	if (rc == -1)
 		return -errno;
@@ -63,8 +66,9 @@ static int replace(uintptr_t addr, size_t len, int prot, int fd, size_t off)
 }
 
 /*
- * Put all ones under the whole slot if it is short, else the empty file, whose pages the handler then shadows as they
- * are touched. Replacing whole VMAs never adds one, so this works when the process is at vm.max_map_count.
+ * Put all ones under the whole slot if it is short, else the empty file, whose pages the handler
+ * then shadows as they are touched. Replacing whole VMAs never adds one, so this works when the
+ * process is at vm.max_map_count.
  */
 static int replace_all(struct guard_slot *slot)
 {
@@ -85,9 +89,10 @@ static int replace_page(struct guard_slot *slot, uintptr_t addr)
 }
 
 /*
- * The order matters: first the page, then the flag, then the event. Restore clears the flag, maps the device, and looks at the
- * flag: a page that was put in after the mapping has its flag set after the clearing. It clears the event only when it has
- * found all flags clear, and looks at them once more after it: an event that it cleared by mistake has its flag set before.
+ * The order matters: first the page, then the flag, then the event. Restore clears the flag, maps
+ * the device, and looks at the flag: a page that was put in after the mapping has its flag set
+ * after the clearing. It clears the event only when it has found all flags clear, and looks at them
+ * once more after it: an event that it cleared by mistake has its flag set before.
  */
 static void mark_revoked(struct guard_slot *slot)
 {
@@ -101,7 +106,8 @@ static bool shadow(struct guard_slot *slot, uintptr_t addr)
 		/* Most likely ENOMEM: splitting the VMA would exceed vm.max_map_count. */
 		if (replace_all(slot) != 0)
 			return false;
-		if (atomic_load(&slot->end) - atomic_load(&slot->start) > atomic_load(&shadow_len) &&
+		if (atomic_load(&slot->end) - atomic_load(&slot->start) >
+			    atomic_load(&shadow_len) &&
 		    replace_page(slot, addr) != 0)
 			return false;
 	}
@@ -129,7 +135,7 @@ bool guard_absorb(uintptr_t addr)
 	return done;
 }
 
-/* ---- the other side: ordinary code, under the room's lock ------------------------------------------ */
+/* ---- the other side: ordinary code, under the room's lock ------------------------------------ */
 
 static int sealed_memfd(const char *name, size_t len)
 {
@@ -137,8 +143,8 @@ static int sealed_memfd(const char *name, size_t len)
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), err;
 
 	if (fd < 0)
-		return svio_fail(errno, "memfd_create(%s) for the pages behind withdrawn BARs: %s", name,
-				 strerror(errno));
+		return svio_fail(errno, "memfd_create(%s) for the pages behind withdrawn BARs: %s",
+				 name, strerror(errno));
 	for (size_t done = 0; done < len;) {
 		ssize_t n = write(fd, ones, SVIO_MIN(sizeof(ones), len - done));
 
@@ -154,8 +160,9 @@ static int sealed_memfd(const char *name, size_t len)
 fail:
 	err = errno ? errno : EIO;
 	close(fd);
-	return svio_fail(err, "writing %zu bytes to memfd %s for the pages behind withdrawn BARs: %s", len,
-			 name, strerror(err));
+	return svio_fail(err,
+			 "writing %zu bytes to memfd %s for the pages behind withdrawn BARs: %s",
+			 len, name, strerror(err));
 }
 
 int guard_open(void)
@@ -166,14 +173,16 @@ int guard_open(void)
 	if (atomic_load(&shadow_fd) >= 0)
 		return 0;
 	if (!table) {
-		void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		void *p =
+			mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		if (p == MAP_FAILED || madvise(p, len, MADV_WIPEONFORK) != 0) {
 			int err = errno;
 
 			if (p != MAP_FAILED)
 				munmap(p, len);
-			return svio_fail(err, "table of guarded BARs (%zu bytes): %s", len, strerror(err));
+			return svio_fail(err, "table of guarded BARs (%zu bytes): %s", len,
+					 strerror(err));
 		}
 		table = p;
 	}
@@ -214,10 +223,12 @@ int guard_reserve(struct guard_slot **slotp)
 		*slotp = &table[i];
 		return 0;
 	}
-	return svio_fail(ENOSPC, "%u BARs are mapped in this process, the most there can be", GUARD_SLOTS);
+	return svio_fail(ENOSPC, "%u BARs are mapped in this process, the most there can be",
+			 GUARD_SLOTS);
 }
 
-void guard_publish(struct guard_slot *slot, struct svio_device *dev, void *start, size_t len, int prot)
+void guard_publish(struct guard_slot *slot, struct svio_device *dev, void *start, size_t len,
+		   int prot)
 {
 	atomic_store(&slot->dev, dev);
 	atomic_store(&slot->prot, prot);
@@ -244,7 +255,8 @@ void guard_release(struct guard_slot *slot)
 
 bool guard_owns(const struct guard_slot *slot, const void *start)
 {
-	return atomic_load(&slot->state) == GUARD_LIVE && atomic_load(&slot->start) == (uintptr_t)start;
+	return atomic_load(&slot->state) == GUARD_LIVE &&
+	       atomic_load(&slot->start) == (uintptr_t)start;
 }
 
 int guard_withdraw(struct guard_slot *slot)

@@ -2,11 +2,12 @@
 /*
  * Devices: an orderly reset holds their pollers (stage SVIO_HOOK_POLL).
  *
- * A reset holds the device's lock and waits in hook_prepare() for the end of the loop's round. The loop's own thread may at
- * that moment be inside a poller that adds or removes one, or fails, and wait for the device's lock to register or remove the
- * hook: neither would go on. Therefore it says that it is parked on that device, which is as good as the end of a round: it
- * runs no poller until it has had the lock. What is left is the moment after the lock and before it takes the word back, in
- * which a reset may believe it; so it looks, and waits until that reset is over.
+ * A reset holds the device's lock and waits in hook_prepare() for the end of the loop's round. The
+ * loop's own thread may at that moment be inside a poller that adds or removes one, or fails, and
+ * wait for the device's lock to register or remove the hook: neither would go on. Therefore it says
+ * that it is parked on that device, which is as good as the end of a round: it runs no poller until
+ * it has had the lock. What is left is the moment after the lock and before it takes the word back,
+ * in which a reset may believe it; so it looks, and waits until that reset is over.
  */
 #include <stdlib.h>
 #include "poll_priv.h"
@@ -67,7 +68,10 @@ void poll_dev_hook(struct poll_dev *pd)
 
 	pthread_mutex_lock(&loop->lock);
 	if (!pd->settled) {
-		/* Set now means set for long: a reset that begins from here on speaks through the hook. */
+		/*
+		 * Set now means set for long: a reset that begins from here on speaks through the
+		 * hook.
+		 */
 		pd->held = svio_device_events(pd->dev) & SVIO_EV_QUIESCE;
 		if (!pd->held)
 			poll_changed(loop);

@@ -10,7 +10,10 @@ static int lcore_main(void *arg)
 	struct svio_loop *loop = arg;
 	int rc = svio_loop_run(loop);
 
-	/* Orders the run before the join by itself: EAL's own ordering is invisible to ThreadSanitizer. */
+	/*
+	 * Orders the run before the join by itself: EAL's own ordering is invisible to
+	 * ThreadSanitizer.
+	 */
 	atomic_store(&loop->ended, true);
 	return rc;
 }
@@ -20,12 +23,15 @@ int svio_loop_launch(struct svio_loop *loop, unsigned int lcore)
 	int rc;
 
 	if (rte_lcore_count() == 0)
-		return svio_fail(ENODEV, "lcore %u: EAL is not started; call svio_mem_start()", lcore);
+		return svio_fail(ENODEV, "lcore %u: EAL is not started; call svio_mem_start()",
+				 lcore);
 	if (lcore >= RTE_MAX_LCORE || !rte_lcore_is_enabled(lcore))
-		return svio_fail(EINVAL, "lcore %u is not one of EAL's %u; name it in svio_mem_opts.lcores", lcore,
-				 rte_lcore_count());
+		return svio_fail(EINVAL,
+				 "lcore %u is not one of EAL's %u; name it in svio_mem_opts.lcores",
+				 lcore, rte_lcore_count());
 	if (lcore == rte_get_main_lcore())
-		return svio_fail(EINVAL, "lcore %u is EAL's main lcore; call svio_loop_run() there", lcore);
+		return svio_fail(EINVAL, "lcore %u is EAL's main lcore; call svio_loop_run() there",
+				 lcore);
 	pthread_mutex_lock(&loop->lock);
 	if (loop->launched) {
 		rc = svio_fail(EBUSY, "poll loop: it is launched on lcore %u", loop->lcore);
@@ -37,7 +43,8 @@ int svio_loop_launch(struct svio_loop *loop, unsigned int lcore)
 			loop->lcore = lcore;
 		} else {
 			rc = svio_fail(rc, "lcore %u: %s", lcore,
-				       rc == -EBUSY ? "it is running something else" : strerror(-rc));
+				       rc == -EBUSY ? "it is running something else"
+						    : strerror(-rc));
 		}
 	}
 	pthread_mutex_unlock(&loop->lock);

@@ -18,10 +18,11 @@ static int no_poll(void *ctx)
 /* A statistic of one writer: no locked instruction. */
 static inline void count(_Atomic uint64_t *v)
 {
-	atomic_store_explicit(v, atomic_load_explicit(v, memory_order_relaxed) + 1, memory_order_relaxed);
+	atomic_store_explicit(v, atomic_load_explicit(v, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
 }
 
-/* ---- create and destroy ------------------------------------------------------------------------------ */
+/* ---- create and destroy ---------------------------------------------------------------------- */
 
 int svio_loop_create(const struct svio_loop_opts *opts, struct svio_loop **loopp)
 {
@@ -76,7 +77,7 @@ void svio_loop_destroy(struct svio_loop *loop)
 	free(loop);
 }
 
-/* ---- the slots ---------------------------------------------------------------------------------------- */
+/* ---- the slots ------------------------------------------------------------------------------- */
 
 static bool is_held(const struct svio_poller *p)
 {
@@ -126,9 +127,10 @@ void poll_blank_held(struct svio_loop *loop, const struct poll_dev *pd)
 			poll_blank_slot(loop, i);
 }
 
-/* ---- rounds -------------------------------------------------------------------------------------------- */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
-static void __attribute__((cold, noinline)) poller_failed(struct svio_loop *loop, uint32_t i, int err)
+static void __attribute__((cold, noinline))
+poller_failed(struct svio_loop *loop, uint32_t i, int err)
 {
 	struct svio_poller *p = loop->who[i];
 	void (*stopped)(void *ctx, int err);
@@ -215,7 +217,7 @@ int svio_loop_once(struct svio_loop *loop)
 	return found > INT_MAX ? INT_MAX : (int)found;
 }
 
-/* ---- sleeping ------------------------------------------------------------------------------------------- */
+/* ---- sleeping -------------------------------------------------------------------------------- */
 
 void poll_wake(struct svio_loop *loop)
 {
@@ -234,8 +236,8 @@ static void wait_for_events(struct svio_loop *loop)
 	int n;
 
 	/*
-	 * Seen by others before we look at `attention`; they set it before they look at `sleeping`. So either we see it and
-	 * do not sleep, or they see us and write to wake_fd.
+	 * Seen by others before we look at `attention`; they set it before they look at `sleeping`.
+	 * So either we see it and do not sleep, or they see us and write to wake_fd.
 	 */
 	atomic_store(&loop->sleeping, true);
 	if (atomic_load(&loop->attention) == 0) {
@@ -244,7 +246,8 @@ static void wait_for_events(struct svio_loop *loop)
 		if (n > 0)
 			count(&loop->wakeups);
 		for (int i = 0; i < n; i++)
-			if (ev[i].data.fd == loop->wake_fd && read(loop->wake_fd, &v, sizeof(v)) < 0)
+			if (ev[i].data.fd == loop->wake_fd &&
+			    read(loop->wake_fd, &v, sizeof(v)) < 0)
 				continue;
 	}
 	atomic_store(&loop->sleeping, false);

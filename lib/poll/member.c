@@ -84,8 +84,8 @@ static bool fd_shared(const struct svio_loop *loop, int fd)
 }
 
 /*
- * Edge-triggered: nobody has to read the eventfd, and one that fired while the loop was polling wakes it once, for nothing, and
- * not for ever. Pollers may share one (queues on one vector).
+ * Edge-triggered: nobody has to read the eventfd, and one that fired while the loop was polling
+ * wakes it once, for nothing, and not for ever. Pollers may share one (queues on one vector).
  */
 static int watch(struct svio_loop *loop, const struct svio_poller *poller)
 {
@@ -95,7 +95,8 @@ static int watch(struct svio_loop *loop, const struct svio_poller *poller)
 		return 0;
 	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, poller->irq_fd, &ev) != 0)
 		return svio_fail(errno, "poller %s: its interrupt fd %d cannot be waited for: %s",
-				 poller->name ? poller->name : "?", poller->irq_fd, strerror(errno));
+				 poller->name ? poller->name : "?", poller->irq_fd,
+				 strerror(errno));
 	return 0;
 }
 
@@ -124,10 +125,12 @@ int svio_poller_add(struct svio_loop *loop, struct svio_poller *poller)
 	int rc;
 
 	if (!poller->poll)
-		return svio_fail(EINVAL, "poller %s: no poll function", poller->name ? poller->name : "?");
+		return svio_fail(EINVAL, "poller %s: no poll function",
+				 poller->name ? poller->name : "?");
 	pthread_mutex_lock(&loop->lock);
 	if (find(loop, poller) < loop->num_all)
-		rc = svio_fail(EEXIST, "poller %s: it is in this loop already", poller->name ? poller->name : "?");
+		rc = svio_fail(EEXIST, "poller %s: it is in this loop already",
+			       poller->name ? poller->name : "?");
 	else
 		rc = reserve(loop);
 	if (rc == 0 && poller->dev) {
@@ -202,7 +205,9 @@ int svio_poller_remove(struct svio_loop *loop, struct svio_poller *poller)
 
 	pthread_mutex_lock(&loop->lock);
 	there = poll_take_out(loop, poller, &unhook);
-	/* Also when it is not there: it may be failing right now, with its stopped() still running. */
+	/*
+	 * Also when it is not there: it may be failing right now, with its stopped() still running.
+	 */
 	poll_changed(loop);
 	pthread_mutex_unlock(&loop->lock);
 	if (unhook)

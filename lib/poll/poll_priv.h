@@ -7,10 +7,11 @@
  *	device.c	the reset hook of each device that has pollers in the loop
  *	launch.c	EAL lcores
  *
- * What the round runs over (slots) belongs to the thread that owns the loop, and to nobody else while there is one. Others change
- * `all` under the lock, raise ATTN_CHANGE, and wait until the owner has rebuilt the slots between two rounds; when the loop has no
- * owner they rebuild them themselves. That both agree on who does it is Dekker's argument: the newcomer publishes
- * itself as owner and then looks at `attention`; the changer publishes ATTN_CHANGE and then looks at `owner`.
+ * What the round runs over (slots) belongs to the thread that owns the loop, and to nobody else
+ * while there is one. Others change `all` under the lock, raise ATTN_CHANGE, and wait until the
+ * owner has rebuilt the slots between two rounds; when the loop has no owner they rebuild them
+ * themselves. That both agree on who does it is Dekker's argument: the newcomer publishes itself as
+ * owner and then looks at `attention`; the changer publishes ATTN_CHANGE and then looks at `owner`.
  */
 #ifndef SVIO_POLL_PRIV_H
 #define SVIO_POLL_PRIV_H
@@ -56,7 +57,8 @@ struct svio_loop {
 	_Alignas(SVIO_CACHELINE) _Atomic uint64_t rounds;
 	_Atomic uint64_t busy_rounds, sleeps, wakeups;
 
-	_Alignas(SVIO_CACHELINE) _Atomic uintptr_t owner; /* pthread_self() of the thread inside, or 0 */
+	/* pthread_self() of the thread inside, or 0. */
+	_Alignas(SVIO_CACHELINE) _Atomic uintptr_t owner;
 	_Atomic bool sleeping;
 	int epoll_fd, wake_fd;
 	pthread_mutex_t lock;
@@ -88,13 +90,19 @@ static inline bool poll_is_owner(const struct svio_loop *loop)
 
 /* All with the lock held. */
 void poll_apply(struct svio_loop *loop);
-/* Something changed; it is in force when this returns, or, in the owner's thread, from the next round on. */
+/*
+ * Something changed; it is in force when this returns, or, in the owner's thread, from the next
+ * round on.
+ */
 void poll_changed(struct svio_loop *loop);
 /* The same, content with the owner being parked on `dev`. */
 void poll_changed_or_parked(struct svio_loop *loop, const struct svio_device *dev);
 /* In the owner's thread: slot i is not called any more in this round. */
 void poll_blank_slot(struct svio_loop *loop, uint32_t i);
-/* In the owner's thread: the held pollers of pd's device do not run any more, not even in this round. */
+/*
+ * In the owner's thread: the held pollers of pd's device do not run any more, not even in this
+ * round.
+ */
 void poll_blank_held(struct svio_loop *loop, const struct poll_dev *pd);
 /* Take a poller out; *unhook is the poll_dev that it was the last of. False: not there. */
 bool poll_take_out(struct svio_loop *loop, struct svio_poller *poller, struct poll_dev **unhook);

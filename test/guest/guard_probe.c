@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The MMIO guard on real kernel VFIO, in the lab: a BAR disappears and comes back while another thread uses it.
+ * The MMIO guard on real kernel VFIO, in the lab: a BAR disappears and comes back while another
+ * thread uses it.
  *
  *	guard_probe toggle DEV	memory decoding off and on through configuration space, ten times
  *	guard_probe orderly DEV	the same through svio_device_set_memory()
  *	guard_probe reset DEV	function reset, ten times
  *	guard_probe sleep DEV	D3hot and back through the power management capability, ten times
- *	guard_probe foreign DEV	a truncated file of our own reaches the handler installed before the guard's
+ *	guard_probe foreign DEV	a truncated file of our own reaches the earlier handler
  *	guard_probe die DEV	the same without such a handler: ends by SIGBUS
  *
- * DEV is QEMU's nvme, edu or pci-testdev. Prints "ok - " and "not ok - " lines. Registers: NVMe 1.4 §3.1 (CAP 00h, VS 08h,
- * AQA 24h, CSTS 1Ch); QEMU docs/specs/edu.rst (00h identification, 80h DMA source) and docs/specs/pci-testdev.rst (the
- * memory BAR's header is constant but for its count).
+ * DEV is QEMU's nvme, edu or pci-testdev. Prints "ok - " and "not ok - " lines. Registers: NVMe 1.4
+ * §3.1 (CAP 00h, VS 08h, AQA 24h, CSTS 1Ch); QEMU docs/specs/edu.rst (00h identification, 80h DMA
+ * source) and docs/specs/pci-testdev.rst (the memory BAR's header is constant but for its count).
  */
 #include <pthread.h>
 #include <sched.h>
@@ -35,8 +36,8 @@ static const struct kind {
 	const char *name;
 	uint32_t fixed[4], num_fixed; /* registers that nobody changes; 4-byte loads */
 	uint32_t wide;		      /* offset of a fixed 8-byte register, or UINT32_MAX */
-	uint32_t scratch;	      /* one that can be stored to without consequence, or UINT32_MAX */
-	bool resets;		      /* the kernel can reset it alone */
+	uint32_t scratch; /* one that can be stored to without consequence, or UINT32_MAX */
+	bool resets;	  /* the kernel can reset it alone */
 } kinds[] = {
 	{ 0x1b36, 0x0010, "nvme", { 0x00, 0x04, 0x08 }, 3, 0x00, 0x24, true },
 	{ 0x1234, 0x11e8, "edu", { 0x00 }, 1, UINT32_MAX, 0x80, false },
@@ -69,7 +70,7 @@ static volatile char *reg(uint32_t off)
 	return (volatile char *)bar->addr + off;
 }
 
-/* ---- the other thread ------------------------------------------------------------------------------ */
+/* ---- the other thread ------------------------------------------------------------------------ */
 
 static struct {
 	pthread_t thread;
@@ -97,7 +98,10 @@ static void *hammer_main(void *arg)
 	return NULL;
 }
 
-/* Until the other thread has been round n times more: it is alive, and has met what was done before the call. */
+/*
+ * Until the other thread has been round n times more: it is alive, and has met what was done before
+ * the call.
+ */
 static void let_hammer(uint64_t n)
 {
 	uint64_t until = atomic_load(&hammer.accesses) + n;
@@ -121,10 +125,11 @@ static void hammer_stop(void)
 	pthread_join(hammer.thread, NULL);
 	check(atomic_load(&hammer.wrong) == 0,
 	      "the other thread read registers or all ones, nothing else (%llu rounds, %llu all ones)",
-	      (unsigned long long)atomic_load(&hammer.accesses), (unsigned long long)atomic_load(&hammer.ones));
+	      (unsigned long long)atomic_load(&hammer.accesses),
+	      (unsigned long long)atomic_load(&hammer.ones));
 }
 
-/* ---- states ------------------------------------------------------------------------------------------ */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 static bool raised(uint32_t events)
 {
@@ -139,7 +144,8 @@ static bool reads_ones(void)
 		ones = ones && svio_mmio_read32(reg(kind->fixed[i])) == UINT32_MAX &&
 		       svio_mmio_read16(reg(kind->fixed[i])) == UINT16_MAX &&
 		       svio_mmio_read8(reg(kind->fixed[i])) == UINT8_MAX;
-	return ones && (kind->wide == UINT32_MAX || svio_mmio_read64(reg(kind->wide)) == UINT64_MAX);
+	return ones &&
+	       (kind->wide == UINT32_MAX || svio_mmio_read64(reg(kind->wide)) == UINT64_MAX);
 }
 
 static bool reads_right(void)
@@ -163,7 +169,8 @@ static bool is_withdrawn(void)
 static bool is_back(const void *addr)
 {
 	let_hammer(3);
-	return reads_right() && !svio_bar_revoked(bar) && !raised(SVIO_EV_REVOKED) && bar->addr == addr;
+	return reads_right() && !svio_bar_revoked(bar) && !raised(SVIO_EV_REVOKED) &&
+	       bar->addr == addr;
 }
 
 static int set_command(bool memory)
@@ -173,10 +180,14 @@ static int set_command(bool memory)
 
 	if (rc != 0)
 		return rc;
-	return svio_device_config_write(dev, COMMAND, 2, memory ? cmd | COMMAND_MEMORY : cmd & ~(uint32_t)COMMAND_MEMORY);
+	return svio_device_config_write(
+		dev, COMMAND, 2, memory ? cmd | COMMAND_MEMORY : cmd & ~(uint32_t)COMMAND_MEMORY);
 }
 
-/* A fault withdraws a page: what a cycle may cost is bounded by the pages that are touched and the threads that touch them. */
+/*
+ * A fault withdraws a page: what a cycle may cost is bounded by the pages that are touched and the
+ * threads that touch them.
+ */
 static bool faults_bounded(uint64_t before, int cycles)
 {
 	uint64_t n = svio_bar_fault_count() - before;
@@ -184,7 +195,7 @@ static bool faults_bounded(uint64_t before, int cycles)
 	return n >= (uint64_t)cycles && n <= (uint64_t)cycles * 8 * (bar->len / 4096 + 1);
 }
 
-/* ---- tests ------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static void test_toggle(void)
 {
@@ -196,12 +207,15 @@ static void test_toggle(void)
 	hammer_start();
 	for (int i = 0; i < CYCLES; i++) {
 		off = off && set_command(false) == 0 && is_withdrawn();
-		answer = answer && svio_device_region_read(dev, bar->region, 0, &v, sizeof(v)) == -EIO;
+		answer = answer &&
+			 svio_device_region_read(dev, bar->region, 0, &v, sizeof(v)) == -EIO;
 		refused = refused && svio_bar_restore(dev) == -EAGAIN && is_withdrawn();
 		on = on && set_command(true) == 0 && is_withdrawn();
 		back = back && svio_bar_restore(dev) == 0 && is_back(addr);
 	}
-	check(off, "decoding off, %d times: loads give all ones, the BAR is revoked, the event is raised", CYCLES);
+	check(off,
+	      "decoding off, %d times: loads give all ones, the BAR is revoked, the event is raised",
+	      CYCLES);
 	check(answer, "region access gives -EIO meanwhile");
 	check(refused, "restore gives -EAGAIN while decoding is off, and changes nothing");
 	check(on, "decoding on: the shadow stays until restore");
@@ -237,7 +251,8 @@ static void test_reset(void)
 	svio_device_get_info(dev, &info);
 	if (!info.can_reset) {
 		check(!kind->resets, "no function reset, as expected of it");
-		check(svio_device_reset(dev) == -ENOTTY && reads_right(), "asked for one all the same: -ENOTTY, BAR as it was");
+		check(svio_device_reset(dev) == -ENOTTY && reads_right(),
+		      "asked for one all the same: -ENOTTY, BAR as it was");
 		return;
 	}
 	hammer_start();
@@ -260,11 +275,13 @@ static void test_sleep(void)
 	bool off = true, refused = true, back = true;
 	uint32_t pmcsr;
 
-	if (!check(svio_device_region_read(dev, SVIO_REGION_CONFIG, 0, cfg, sizeof(cfg)) == 0, "configuration space is read"))
+	if (!check(svio_device_region_read(dev, SVIO_REGION_CONFIG, 0, cfg, sizeof(cfg)) == 0,
+		   "configuration space is read"))
 		return;
 	cap = svio_pci_find_cap(cfg, sizeof(cfg), CAP_PM, 0);
 	if (!cap) {
-		check(strcmp(kind->name, "nvme") != 0, "no power management capability, as expected of it");
+		check(strcmp(kind->name, "nvme") != 0,
+		      "no power management capability, as expected of it");
 		return;
 	}
 	hammer_start();
@@ -272,19 +289,25 @@ static void test_sleep(void)
 		uint16_t at = (uint16_t)(cap + PMCSR);
 
 		off = off && svio_device_config_read(dev, at, 2, &pmcsr) == 0 &&
-		      svio_device_config_write(dev, at, 2, (pmcsr & ~(uint32_t)PMCSR_STATE) | D3HOT) == 0 && is_withdrawn();
-		/* Memory decoding stays on in the command register: only the region access tells. */
+		      svio_device_config_write(dev, at, 2,
+					       (pmcsr & ~(uint32_t)PMCSR_STATE) | D3HOT) == 0 &&
+		      is_withdrawn();
+		/*
+		 * Memory decoding stays on in the command register: only the region access tells.
+		 */
 		refused = refused && svio_bar_restore(dev) == -EAGAIN && is_withdrawn();
-		back = back && svio_device_config_write(dev, at, 2, pmcsr & ~(uint32_t)PMCSR_STATE) == 0 &&
+		back = back &&
+		       svio_device_config_write(dev, at, 2, pmcsr & ~(uint32_t)PMCSR_STATE) == 0 &&
 		       svio_bar_restore(dev) == 0 && is_back(addr);
 	}
-	check(off, "D3hot, %d times: loads give all ones, the BAR is revoked, the event is raised", CYCLES);
+	check(off, "D3hot, %d times: loads give all ones, the BAR is revoked, the event is raised",
+	      CYCLES);
 	check(refused, "restore gives -EAGAIN in D3hot");
 	check(back, "D0: restored at the same address, registers right");
 	hammer_stop();
 }
 
-/* ---- foreign faults ------------------------------------------------------------------------------------ */
+/* ---- foreign faults -------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t foreign_calls;
 static void *volatile foreign_addr;
@@ -295,8 +318,8 @@ static void on_foreign(int sig, siginfo_t *info, void *uc)
 	(void)uc;
 	foreign_calls++;
 	foreign_addr = info->si_addr;
-	mmap((void *)((uintptr_t)info->si_addr & ~(uintptr_t)4095), 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-	     -1, 0);
+	mmap((void *)((uintptr_t)info->si_addr & ~(uintptr_t)4095), 4096, PROT_READ,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 }
 
 /* A mapping of a file that is truncated behind it. */
@@ -320,13 +343,16 @@ static void test_foreign(void)
 	volatile char *p = truncated();
 
 	hammer_start();
-	check(set_command(false) == 0 && is_withdrawn(), "withdrawn, with a SIGBUS handler of the application's own");
+	check(set_command(false) == 0 && is_withdrawn(),
+	      "withdrawn, with a SIGBUS handler of the application's own");
 	check(foreign_calls == 0, "which was not asked about the BAR");
 	(void)p[0];
 	check(foreign_calls == 0, "the part of a truncated file that is there");
 	(void)p[5000];
-	check(foreign_calls == 1 && foreign_addr == p + 5000, "the part that is not: the handler got it, with the address");
-	check(set_command(true) == 0 && svio_bar_restore(dev) == 0 && is_back(bar->addr), "restored");
+	check(foreign_calls == 1 && foreign_addr == p + 5000,
+	      "the part that is not: the handler got it, with the address");
+	check(set_command(true) == 0 && svio_bar_restore(dev) == 0 && is_back(bar->addr),
+	      "restored");
 	hammer_stop();
 }
 
@@ -335,12 +361,13 @@ static void test_die(void)
 	volatile char *p = truncated();
 
 	hammer_start();
-	check(set_command(false) == 0 && is_withdrawn(), "withdrawn, without a SIGBUS handler of the application's own");
+	check(set_command(false) == 0 && is_withdrawn(),
+	      "withdrawn, without a SIGBUS handler of the application's own");
 	(void)p[5000];
 	check(false, "a foreign fault did not kill");
 }
 
-/* ---- main ---------------------------------------------------------------------------------------------- */
+/* ---- main ------------------------------------------------------------------------------------ */
 
 static const struct {
 	const char *name;
@@ -361,7 +388,8 @@ static bool setup(const char *name)
 		if (kinds[i].vendor == info.vendor && kinds[i].device == info.device)
 			kind = &kinds[i];
 	if (!kind)
-		return check(false, "%s is %04x:%04x, which is none of mine", name, info.vendor, info.device);
+		return check(false, "%s is %04x:%04x, which is none of mine", name, info.vendor,
+			     info.device);
 	if (svio_bar_map(dev, 0, 0, 0, 0, &bar) != 0)
 		return check(false, "map BAR 0");
 	for (uint32_t i = 0; i < kind->num_fixed; i++)
@@ -369,7 +397,8 @@ static bool setup(const char *name)
 	if (kind->wide != UINT32_MAX)
 		wide = svio_mmio_read64(reg(kind->wide));
 	/* A register that reads all ones anyway would prove nothing. */
-	return check(!reads_ones() && reads_right() && !svio_bar_revoked(bar) && !raised(SVIO_EV_REVOKED),
+	return check(!reads_ones() && reads_right() && !svio_bar_revoked(bar) &&
+			     !raised(SVIO_EV_REVOKED),
 		     "BAR 0 is mapped, %zu bytes, first register 0x%08x", bar->len, fixed[0]);
 }
 
@@ -390,7 +419,8 @@ int main(int argc, char **argv)
 		svio_device_close(dev);
 		if (tests[i].fn == test_foreign) {
 			sigaction(SIGBUS, NULL, &sa);
-			check(sa.sa_sigaction == on_foreign, "after the last unmap the handler is the application's again");
+			check(sa.sa_sigaction == on_foreign,
+			      "after the last unmap the handler is the application's again");
 		}
 		return failures != 0;
 	}

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A fake device whose "BAR" is a memfd mapping: truncating the memfd makes the kernel raise a true SIGBUS with a true
- * si_addr on the next access, as vfio-pci does when decoding is off. Simulated here are therefore the device and room
- * vfio's calls; faults, signals and mappings are real.
+ * A fake device whose "BAR" is a memfd mapping: truncating the memfd makes the kernel raise a true
+ * SIGBUS with a true si_addr on the next access, as vfio-pci does when decoding is off. Simulated
+ * here are therefore the device and room vfio's calls; faults, signals and mappings are real.
  *
- * Switching on makes a new memfd with the registers in it, so that no thread ever sees a half-written BAR: a load
- * gives the register or all ones.
+ * Switching on makes a new memfd with the registers in it, so that no thread ever sees a
+ * half-written BAR: a load gives the register or all ones.
  */
 #ifndef FAKE_DEV_H
 #define FAKE_DEV_H
@@ -23,9 +23,11 @@
 #include "mmio_priv.h"
 #include "unit.h"
 
-#define FAKE_PAGE     4096
-#define FAKE_BAR_LEN  (8 * FAKE_PAGE)	 /* region 0: fits the shadow file */
-#define FAKE_BIG_LEN  (32 * FAKE_PAGE)	 /* region 2: from page 8 on it does not; in the same file, behind region 0 */
+#define FAKE_PAGE    4096
+#define FAKE_BAR_LEN (8 * FAKE_PAGE) /* region 0: fits the shadow file */
+#define FAKE_BIG_LEN \
+	(32 *        \
+	 FAKE_PAGE) /* region 2: from page 8 on it does not; in the same file, behind region 0 */
 #define FAKE_FILE_LEN (FAKE_BAR_LEN + FAKE_BIG_LEN)
 
 struct fake {
@@ -114,15 +116,18 @@ static inline void fake_on(struct fake *f)
 	pthread_mutex_unlock(&f->lock);
 }
 
-/* ---- room vfio's calls ------------------------------------------------------------------------------ */
+/* ---- room vfio's calls ----------------------------------------------------------------------- */
 
 const char *__wrap_svio_device_name(const struct svio_device *dev);
 void __wrap_svio_device_get_info(const struct svio_device *dev, struct svio_device_info *info);
-int __wrap_svio_device_region_info(struct svio_device *dev, uint32_t region, struct svio_region_info *info);
-int __wrap_svio_device_region_mmap(struct svio_device *dev, uint32_t region, uint64_t off, size_t len, int prot,
-				   void *fixed, void **addr);
-int __wrap_svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t off, void *buf, size_t len);
-int __wrap_svio_device_config_read(struct svio_device *dev, uint16_t off, uint32_t width, uint32_t *value);
+int __wrap_svio_device_region_info(struct svio_device *dev, uint32_t region,
+				   struct svio_region_info *info);
+int __wrap_svio_device_region_mmap(struct svio_device *dev, uint32_t region, uint64_t off,
+				   size_t len, int prot, void *fixed, void **addr);
+int __wrap_svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t off,
+				   void *buf, size_t len);
+int __wrap_svio_device_config_read(struct svio_device *dev, uint16_t off, uint32_t width,
+				   uint32_t *value);
 void __wrap_svio_device_hook_add(struct svio_device *dev, struct svio_device_hook *hook);
 void __wrap_svio_device_hook_remove(struct svio_device *dev, struct svio_device_hook *hook);
 long __wrap_syscall(long nr, ...);
@@ -140,8 +145,12 @@ void __wrap_svio_device_get_info(const struct svio_device *dev, struct svio_devi
 	info->is_vf = fake_of(dev)->is_vf;
 }
 
-/* Region 0: one area; region 1: not mappable; region 2: pages 0-3 and 8-31, as around an MSI-X table. */
-int __wrap_svio_device_region_info(struct svio_device *dev, uint32_t region, struct svio_region_info *info)
+/*
+ * Region 0: one area; region 1: not mappable; region 2: pages 0-3 and 8-31, as around an MSI-X
+ * table.
+ */
+int __wrap_svio_device_region_info(struct svio_device *dev, uint32_t region,
+				   struct svio_region_info *info)
 {
 	(void)dev;
 	memset(info, 0, sizeof(*info));
@@ -165,8 +174,8 @@ int __wrap_svio_device_region_info(struct svio_device *dev, uint32_t region, str
 	return 0;
 }
 
-int __wrap_svio_device_region_mmap(struct svio_device *dev, uint32_t region, uint64_t off, size_t len, int prot,
-				   void *fixed, void **addr)
+int __wrap_svio_device_region_mmap(struct svio_device *dev, uint32_t region, uint64_t off,
+				   size_t len, int prot, void *fixed, void **addr)
 {
 	struct fake *f = fake_of(dev);
 	void *p;
@@ -180,9 +189,12 @@ int __wrap_svio_device_region_mmap(struct svio_device *dev, uint32_t region, uin
 		pthread_mutex_unlock(&f->lock);
 		return svio_fail(ENOMEM, "fake: no memory");
 	}
-	/* The raw call: ThreadSanitizer takes mmap() for a write by this thread, and to change what is mapped is the point. */
-	p = (void *)__real_syscall(SYS_mmap, fixed, len, prot, MAP_SHARED | (fixed ? MAP_FIXED : 0), f->fd,
-				   off + (region == 2 ? FAKE_BAR_LEN : 0));
+	/*
+	 * The raw call: ThreadSanitizer takes mmap() for a write by this thread, and to change what
+	 * is mapped is the point.
+	 */
+	p = (void *)__real_syscall(SYS_mmap, fixed, len, prot, MAP_SHARED | (fixed ? MAP_FIXED : 0),
+				   f->fd, off + (region == 2 ? FAKE_BAR_LEN : 0));
 	if (f->off_in_mmap) {
 		f->off_in_mmap = false;
 		fake_off_locked(f);
@@ -198,7 +210,8 @@ int __wrap_svio_device_region_mmap(struct svio_device *dev, uint32_t region, uin
 	return 0;
 }
 
-int __wrap_svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t off, void *buf, size_t len)
+int __wrap_svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t off,
+				   void *buf, size_t len)
 {
 	struct fake *f = fake_of(dev);
 	ssize_t n;
@@ -210,7 +223,8 @@ int __wrap_svio_device_region_read(struct svio_device *dev, uint32_t region, uin
 	return n == (ssize_t)len ? 0 : -EIO;
 }
 
-int __wrap_svio_device_config_read(struct svio_device *dev, uint16_t off, uint32_t width, uint32_t *value)
+int __wrap_svio_device_config_read(struct svio_device *dev, uint16_t off, uint32_t width,
+				   uint32_t *value)
 {
 	struct fake *f = fake_of(dev);
 
@@ -267,7 +281,7 @@ long __wrap_syscall(long nr, ...)
 	return __real_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
-/* ---- helpers ----------------------------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 static inline bool fake_revoked_event(struct fake *f)
 {

@@ -53,12 +53,18 @@ static void test_map_errors(void)
 	CU_ASSERT_PTR_NULL(bar);
 	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "region 1 cannot be mapped"));
 	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 9, 0, 0, 0, &bar), -EINVAL); /* no such region */
-	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, FAKE_BAR_LEN, 0, 0, &bar), -EINVAL); /* behind the end */
-	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, 8, FAKE_BAR_LEN, 0, &bar), -EINVAL); /* beyond it */
-	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, 8, SIZE_MAX, 0, &bar), -EINVAL); /* overflow */
-	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 2, 0x5000, 4, 0, &bar), -EINVAL); /* between two areas */
-	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 2, 0x3000, 0x2000, 0, &bar), -EINVAL); /* across the gap */
-	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, 0, 0, 1u << 31, &bar), -EINVAL); /* unknown flag */
+	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, FAKE_BAR_LEN, 0, 0, &bar),
+			-EINVAL); /* behind the end */
+	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, 8, FAKE_BAR_LEN, 0, &bar),
+			-EINVAL); /* beyond it */
+	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, 8, SIZE_MAX, 0, &bar),
+			-EINVAL); /* overflow */
+	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 2, 0x5000, 4, 0, &bar),
+			-EINVAL); /* between two areas */
+	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 2, 0x3000, 0x2000, 0, &bar),
+			-EINVAL); /* across the gap */
+	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, 0, 0, 1u << 31, &bar),
+			-EINVAL); /* unknown flag */
 	f.no_mmap = true;
 	CU_ASSERT_EQUAL(svio_bar_map(fake_dev(&f), 0, 0, 0, 0, &bar), -ENOMEM);
 	CU_ASSERT_EQUAL(f.hooks, 0);
@@ -69,32 +75,32 @@ static void test_map_errors(void)
 	fake_fini(&f);
 }
 
-#define CHECK_WIDTH(bits)                                                                           \
-	do {                                                                                        \
-		uint##bits##_t ones_ = (uint##bits##_t)~UINT64_C(0);                                \
-		volatile void *p_;                                                                  \
-		fake_init(&f);                                                                      \
-		faults = svio_bar_fault_count();                                                    \
-		CU_ASSERT_EQUAL_FATAL(svio_bar_map(fake_dev(&f), 0, 0, 0, 0, &bar), 0);              \
-		CU_ASSERT_FALSE(fake_revoked_event(&f));                                            \
-		fake_off(&f);                                                                       \
-		/* a load */                                                                        \
-		p_ = (char *)bar->addr + 0x1018;                                                    \
-		errno = 77;                                                                         \
-		CU_ASSERT_EQUAL(svio_mmio_read##bits(p_), ones_);                                   \
-		CU_ASSERT_EQUAL(errno, 77);                                                         \
-		CU_ASSERT_TRUE(svio_bar_revoked(bar));                                              \
-		CU_ASSERT_TRUE(fake_revoked_event(&f));                                             \
-		CU_ASSERT_EQUAL(svio_bar_fault_count(), faults + 1);                                \
-		/* a store, to another page, absorbed by itself */                                  \
-		svio_mmio_write##bits((char *)bar->addr + 0x3020, 0x12);                            \
-		CU_ASSERT_EQUAL(svio_bar_fault_count(), faults + 2);                                \
-		CU_ASSERT_EQUAL(svio_mmio_read##bits((char *)bar->addr + 0x3028), ones_);           \
-		/* it reached nothing: no other page shows it, the next shadow page neither */      \
-		CU_ASSERT_EQUAL(svio_mmio_read##bits((char *)bar->addr + 0x4020), ones_);           \
-		CU_ASSERT_EQUAL(svio_bar_fault_count(), faults + 3);                                \
-		svio_bar_unmap(bar);                                                                \
-		fake_fini(&f);                                                                      \
+#define CHECK_WIDTH(bits)                                                                      \
+	do {                                                                                   \
+		uint##bits##_t ones_ = (uint##bits##_t) ~UINT64_C(0);                          \
+		volatile void *p_;                                                             \
+		fake_init(&f);                                                                 \
+		faults = svio_bar_fault_count();                                               \
+		CU_ASSERT_EQUAL_FATAL(svio_bar_map(fake_dev(&f), 0, 0, 0, 0, &bar), 0);        \
+		CU_ASSERT_FALSE(fake_revoked_event(&f));                                       \
+		fake_off(&f);                                                                  \
+		/* a load */                                                                   \
+		p_ = (char *)bar->addr + 0x1018;                                               \
+		errno = 77;                                                                    \
+		CU_ASSERT_EQUAL(svio_mmio_read##bits(p_), ones_);                              \
+		CU_ASSERT_EQUAL(errno, 77);                                                    \
+		CU_ASSERT_TRUE(svio_bar_revoked(bar));                                         \
+		CU_ASSERT_TRUE(fake_revoked_event(&f));                                        \
+		CU_ASSERT_EQUAL(svio_bar_fault_count(), faults + 1);                           \
+		/* a store, to another page, absorbed by itself */                             \
+		svio_mmio_write##bits((char *)bar->addr + 0x3020, 0x12);                       \
+		CU_ASSERT_EQUAL(svio_bar_fault_count(), faults + 2);                           \
+		CU_ASSERT_EQUAL(svio_mmio_read##bits((char *)bar->addr + 0x3028), ones_);      \
+		/* it reached nothing: no other page shows it, the next shadow page neither */ \
+		CU_ASSERT_EQUAL(svio_mmio_read##bits((char *)bar->addr + 0x4020), ones_);      \
+		CU_ASSERT_EQUAL(svio_bar_fault_count(), faults + 3);                           \
+		svio_bar_unmap(bar);                                                           \
+		fake_fini(&f);                                                                 \
 	} while (0)
 
 static void test_widths(void)
@@ -143,7 +149,9 @@ static void test_readonly(void)
 	FILE *maps;
 
 	fake_init(&f);
-	CU_ASSERT_EQUAL_FATAL(svio_bar_map(fake_dev(&f), 0, 0, FAKE_PAGE, SVIO_BAR_READONLY | SVIO_BAR_WC, &bar), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		svio_bar_map(fake_dev(&f), 0, 0, FAKE_PAGE, SVIO_BAR_READONLY | SVIO_BAR_WC, &bar),
+		0);
 	fake_off(&f);
 	CU_ASSERT_EQUAL(fake_load(bar, 0), UINT32_MAX);
 	/* The shadow page is no more writable than the BAR was. */
@@ -169,7 +177,10 @@ static void test_map_while_off(void)
 
 	fake_init(&f);
 	fake_off(&f);
-	/* A blocked SIGBUS kills when it is synchronous; mapping does not depend on the caller's mask, and keeps it. */
+	/*
+	 * A blocked SIGBUS kills when it is synchronous; mapping does not depend on the caller's
+	 * mask, and keeps it.
+	 */
 	sigemptyset(&bus);
 	sigaddset(&bus, SIGBUS);
 	pthread_sigmask(SIG_BLOCK, &bus, &saved);
@@ -178,7 +189,8 @@ static void test_map_while_off(void)
 	CU_ASSERT_EQUAL(sigismember(&bus, SIGBUS), 1);
 	CU_ASSERT_TRUE(svio_bar_revoked(bar));
 	CU_ASSERT_TRUE(fake_revoked_event(&f));
-	CU_ASSERT_EQUAL(svio_bar_fault_count(), faults + 1); /* it stopped touching after the first */
+	CU_ASSERT_EQUAL(svio_bar_fault_count(),
+			faults + 1); /* it stopped touching after the first */
 	svio_bar_unmap(bar);
 	CU_ASSERT_EQUAL_FATAL(svio_bar_map(fake_dev(&f), 0, 0, 0, SVIO_BAR_NO_PRETOUCH, &bar), 0);
 	CU_ASSERT_FALSE(svio_bar_revoked(bar));
@@ -227,7 +239,8 @@ static bool child_foreign(void)
 {
 	int fd = memfd_create("foreign", MFD_CLOEXEC);
 
-	if (fd < 0 || mmap(inherited->addr, FAKE_PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+	if (fd < 0 || mmap(inherited->addr, FAKE_PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) ==
+			      MAP_FAILED)
 		return true;
 	return fake_load(inherited, 0) != 0;
 }

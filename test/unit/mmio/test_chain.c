@@ -50,10 +50,11 @@ static bool guard_works(void)
 	fake_off(&dev);
 	ok = fake_load(bar, 12) == UINT32_MAX && svio_bar_fault_count() == faults + 1;
 	fake_on(&dev);
-	return svio_bar_restore(fake_dev(&dev)) == 0 && ok && fake_load(bar, 12) == fake_reg(&dev, 12);
+	return svio_bar_restore(fake_dev(&dev)) == 0 && ok &&
+	       fake_load(bar, 12) == fake_reg(&dev, 12);
 }
 
-/* ---- previous handlers ------------------------------------------------------------------------------- */
+/* ---- previous handlers ----------------------------------------------------------------------- */
 
 static volatile sig_atomic_t calls, call_sig, call_code, call_errno;
 static void *volatile call_addr;
@@ -78,7 +79,8 @@ static void record(int sig)
 static void repair(void)
 {
 	if (page)
-		mmap(page, FAKE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		mmap(page, FAKE_PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 }
 
 static void on_info(int sig, siginfo_t *info, void *uc)
@@ -243,7 +245,8 @@ static void test_altstack(void)
 	page = foreign_page();
 	touch(page);
 	CU_ASSERT_EQUAL(calls, 1);
-	CU_ASSERT_TRUE((char *)handler_sp >= altstack && (char *)handler_sp < altstack + sizeof(altstack));
+	CU_ASSERT_TRUE((char *)handler_sp >= altstack &&
+		       (char *)handler_sp < altstack + sizeof(altstack));
 	sigaltstack(&old, NULL);
 	munmap(page, FAKE_PAGE);
 	dev_teardown();
@@ -283,7 +286,7 @@ static void test_resethand(void)
 	CU_ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* ---- death --------------------------------------------------------------------------------------------- */
+/* ---- death ----------------------------------------------------------------------------------- */
 
 static bool child_dfl_fault(void)
 {
@@ -320,7 +323,8 @@ static bool child_dfl_forged(void)
 	info.si_signo = SIGBUS;
 	info.si_code = SI_QUEUE;
 	info.si_addr = bar->addr;
-	__real_syscall(SYS_rt_sigqueueinfo, (long)getpid(), (long)SIGBUS, (long)(uintptr_t)&info, 0L, 0L, 0L);
+	__real_syscall(SYS_rt_sigqueueinfo, (long)getpid(), (long)SIGBUS, (long)(uintptr_t)&info,
+		       0L, 0L, 0L);
 	return true;
 }
 
@@ -342,8 +346,8 @@ static bool child_ign_kill(void)
 
 static void test_death(void)
 {
-	bool (*const deadly[])(void) = { child_dfl_fault, child_dfl_kill, child_dfl_queue, child_dfl_forged,
-					 child_ign_fault };
+	bool (*const deadly[])(void) = { child_dfl_fault, child_dfl_kill, child_dfl_queue,
+					 child_dfl_forged, child_ign_fault };
 	int status;
 
 	for (size_t i = 0; i < SVIO_ARRAY_SIZE(deadly); i++) {
@@ -354,7 +358,10 @@ static void test_death(void)
 	CU_ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* What a debugger or a core dump sees at the end: the true code and address. The parent traces the child to its death. */
+/*
+ * What a debugger or a core dump sees at the end: the true code and address. The parent traces the
+ * child to its death.
+ */
 static void test_death_is_true(void)
 {
 	char *where = foreign_page();
@@ -384,7 +391,7 @@ static void test_death_is_true(void)
 	munmap(where, FAKE_PAGE);
 }
 
-/* ---- installation -------------------------------------------------------------------------------------- */
+/* ---- installation ---------------------------------------------------------------------------- */
 
 static void test_install_remove(void)
 {
@@ -470,7 +477,9 @@ static bool child_replaced(void)
 	return ok && is_handler((void *)on_theirs);
 }
 
-/* A foreign fault: ours, theirs, ours below it, and the default action it found at first. No loop. */
+/*
+ * A foreign fault: ours, theirs, ours below it, and the default action it found at first. No loop.
+ */
 static bool child_replaced_dies(void)
 {
 	dev_setup();

@@ -16,8 +16,9 @@ static void test_restore(void)
 	for (uint32_t i = 0; i < 10; i++) {
 		fake_off(&f);
 		CU_ASSERT_EQUAL(fake_load(bar, 0x14), UINT32_MAX);
-		fake_store(bar, 0x14, 0);	/* stays in the shadow page */
-		CU_ASSERT_EQUAL(fake_load(bar, 0x14), 0); /* and is read back there, as documented */
+		fake_store(bar, 0x14, 0); /* stays in the shadow page */
+		CU_ASSERT_EQUAL(fake_load(bar, 0x14),
+				0); /* and is read back there, as documented */
 		if (i % 2)
 			CU_ASSERT_EQUAL(fake_load(second, 0), UINT32_MAX);
 		CU_ASSERT_EQUAL(svio_bar_restore(fake_dev(&f)), -EAGAIN);
@@ -144,8 +145,9 @@ static void *load_page_1(void *arg)
 }
 
 /*
- * A handler on another thread is about to put its shadow page in when restore maps the device. It does so afterwards; restore
- * waits for it, sees it, and begins again: when it returns 0, what went before is over.
+ * A handler on another thread is about to put its shadow page in when restore maps the device. It
+ * does so afterwards; restore waits for it, sees it, and begins again: when it returns 0, what went
+ * before is over.
  */
 static void test_late_handler(void)
 {
@@ -191,7 +193,8 @@ static void test_no_pretouch(void)
 	CU_ASSERT_EQUAL(svio_bar_restore(fake_dev(&f)), 0);
 	CU_ASSERT_EQUAL(f.region_reads, 0);
 	CU_ASSERT_EQUAL(svio_bar_fault_count(), faults);
-	CU_ASSERT_EQUAL(fake_load(bar, 0), UINT32_MAX); /* what was overlooked is found by the first access */
+	CU_ASSERT_EQUAL(fake_load(bar, 0),
+			UINT32_MAX); /* what was overlooked is found by the first access */
 	CU_ASSERT_TRUE(svio_bar_revoked(bar) && fake_revoked_event(&f));
 	svio_bar_unmap(bar);
 	fake_fini(&f);

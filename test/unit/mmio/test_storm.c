@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Threads load and store while decoding toggles and the BARs are restored, thousands of times. A load gives the register or
- * all ones, nothing else; nobody dies; when it is over, one restore leaves no shadow page.
+ * Threads load and store while decoding toggles and the BARs are restored, thousands of times. A
+ * load gives the register or all ones, nothing else; nobody dies; when it is over, one restore
+ * leaves no shadow page.
  */
 #include <sched.h>
 #include "fake_dev.h"
@@ -11,7 +12,7 @@
 #else
 #define ROUNDS 1000
 #endif
-#define HAMMERS 3
+#define HAMMERS	  3
 #define BIG_PAGES (FAKE_BIG_LEN / FAKE_PAGE - 8)
 
 static struct fake dev;
@@ -35,8 +36,9 @@ static void *hammer(void *arg)
 			atomic_fetch_add_explicit(&wrong, 1, memory_order_relaxed);
 		fake_store(bar, (4 + n % 4) * FAKE_PAGE + 64 * (self + 1), (uint32_t)n);
 		v = fake_load(big, (n * FAKE_PAGE) % (BIG_PAGES * FAKE_PAGE) + 8);
-		if (v != UINT32_MAX && v != fake_reg(&dev, FAKE_BAR_LEN + 8 * FAKE_PAGE +
-							   (n * FAKE_PAGE) % (BIG_PAGES * FAKE_PAGE) + 8))
+		if (v != UINT32_MAX &&
+		    v != fake_reg(&dev, FAKE_BAR_LEN + 8 * FAKE_PAGE +
+						(n * FAKE_PAGE) % (BIG_PAGES * FAKE_PAGE) + 8))
 			atomic_fetch_add_explicit(&wrong, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&accesses, 1, memory_order_relaxed);
 		/* More threads than cores: the one that toggles must get its turn. */
@@ -73,7 +75,8 @@ static void all_real(void)
 	CU_ASSERT_EQUAL(svio_bar_restore(fake_dev(&dev)), 0);
 	CU_ASSERT_FALSE(svio_bar_revoked(bar) || svio_bar_revoked(big) || fake_revoked_event(&dev));
 	for (size_t p = 0; p < 8; p++)
-		CU_ASSERT_EQUAL(fake_load(bar, p * FAKE_PAGE + 0x800), fake_reg(&dev, p * FAKE_PAGE + 0x800));
+		CU_ASSERT_EQUAL(fake_load(bar, p * FAKE_PAGE + 0x800),
+				fake_reg(&dev, p * FAKE_PAGE + 0x800));
 	for (size_t p = 0; p < BIG_PAGES; p++)
 		CU_ASSERT_EQUAL(fake_load(big, p * FAKE_PAGE),
 				fake_reg(&dev, FAKE_BAR_LEN + (8 + p) * FAKE_PAGE));
@@ -120,14 +123,18 @@ static void storm(bool second_restorer, bool hooks)
 	while (n > 0)
 		pthread_join(t[--n], NULL);
 	/* No revocation without its event, and no shadow page without both. */
-	CU_ASSERT_TRUE(!(svio_bar_revoked(bar) || svio_bar_revoked(big)) || fake_revoked_event(&dev));
+	CU_ASSERT_TRUE(!(svio_bar_revoked(bar) || svio_bar_revoked(big)) ||
+		       fake_revoked_event(&dev));
 	if (!svio_bar_revoked(bar))
 		CU_ASSERT_EQUAL(fake_load(bar, 0), fake_reg(&dev, 0));
 	CU_ASSERT_EQUAL(atomic_load(&wrong), 0);
 	CU_ASSERT_TRUE(atomic_load(&ones) > 0);
 	/* Faults were met by the hammers, not only by our own touches. */
 	CU_ASSERT_TRUE(svio_bar_fault_count() > faults + (hooks ? 0 : ROUNDS / 10));
-	/* The last fake file's registers 4-7 hold what the hammers stored; a fresh one is read back whole. */
+	/*
+	 * The last fake file's registers 4-7 hold what the hammers stored; a fresh one is read back
+	 * whole.
+	 */
 	fake_off(&dev);
 	(void)fake_load(bar, 0);
 	(void)fake_load(big, 0);
@@ -153,7 +160,9 @@ static void test_storm_hooks(void)
 	storm(true, true);
 }
 
-/* BARs come and go in one thread while another one's faults: slots change under the handler's scan. */
+/*
+ * BARs come and go in one thread while another one's faults: slots change under the handler's scan.
+ */
 static void *mapper(void *arg)
 {
 	struct fake mine;
@@ -165,7 +174,8 @@ static void *mapper(void *arg)
 		uint32_t page = 0;
 
 		for (size_t i = 0; i < SVIO_ARRAY_SIZE(b); i++)
-			if (svio_bar_map(fake_dev(&mine), 0, FAKE_PAGE * page++, FAKE_PAGE, 0, &b[i]) != 0)
+			if (svio_bar_map(fake_dev(&mine), 0, FAKE_PAGE * page++, FAKE_PAGE, 0,
+					 &b[i]) != 0)
 				abort();
 		fake_off(&mine);
 		if (fake_load(b[1], 0) != UINT32_MAX)
@@ -192,7 +202,8 @@ static void test_storm_map(void)
 		if (fake_load(bar, 0x3000) != UINT32_MAX)
 			atomic_fetch_add(&wrong, 1);
 		fake_on(&dev);
-		if (svio_bar_restore(fake_dev(&dev)) != 0 || fake_load(bar, 0x3000) != fake_reg(&dev, 0x3000))
+		if (svio_bar_restore(fake_dev(&dev)) != 0 ||
+		    fake_load(bar, 0x3000) != fake_reg(&dev, 0x3000))
 			atomic_fetch_add(&wrong, 1);
 		svio_bar_unmap(bar);
 	}

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Devices: pauses that nest, and orderly resets that hold pollers. Simulated: the device, its lock and its list of hooks. */
+/*
+ * Devices: pauses that nest, and orderly resets that hold pollers. Simulated: the device, its lock
+ * and its list of hooks.
+ */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +14,7 @@ struct fake {
 	struct svio_device_hot hot;
 	pthread_mutex_t lock; /* as room vfio's: held around hooks and in hook_add/remove */
 	struct svio_device_hook *hooks;
-	_Atomic bool quiet; /* between prepare and done */
+	_Atomic bool quiet;  /* between prepare and done */
 	_Atomic int waiting; /* threads that want the lock to add or remove a hook */
 	_Atomic bool stall;  /* hook_add returns when a reset is under way */
 };
@@ -83,7 +86,7 @@ static void done_locked(struct fake *f)
 	svio_device_event_clear(dev_of(f), SVIO_EV_QUIESCE);
 }
 
-/* ---- pollers ------------------------------------------------------------------------------------------ */
+/* ---- pollers --------------------------------------------------------------------------------- */
 
 struct p {
 	struct svio_poller poller;
@@ -112,7 +115,11 @@ static void init_p(struct p *p, struct fake *f)
 	memset(p, 0, sizeof(*p));
 	p->f = f;
 	p->poller = (struct svio_poller){
-		.name = "p", .poll = poll_p, .ctx = p, .irq_fd = -1, .dev = f ? dev_of(f) : NULL,
+		.name = "p",
+		.poll = poll_p,
+		.ctx = p,
+		.irq_fd = -1,
+		.dev = f ? dev_of(f) : NULL,
 	};
 }
 
@@ -198,7 +205,7 @@ static void test_add_while_quiet(void)
 	svio_loop_destroy(loop);
 }
 
-/* ---- a running loop ------------------------------------------------------------------------------------ */
+/* ---- a running loop -------------------------------------------------------------------------- */
 
 static void *run(void *arg)
 {
@@ -233,7 +240,8 @@ static void test_resets(void)
 		pthread_mutex_lock(&f.lock);
 		prepare_locked(&f);
 		polls = atomic_load(&a.polls);
-		wait_polls(&b, 3); /* the loop goes on with the others; poll_p() aborts if it does not hold a */
+		/* The loop goes on with the others; poll_p() aborts if it does not hold a. */
+		wait_polls(&b, 3);
 		CU_ASSERT_EQUAL(atomic_load(&a.polls), polls);
 		done_locked(&f);
 		pthread_mutex_unlock(&f.lock);
@@ -275,8 +283,9 @@ static void test_own_reset(void)
 }
 
 /*
- * A poller removes and adds another one of its device, in the loop's thread, while resets come from this thread: both
- * want the device's lock, and each waits for the other unless the loop counts as stopped meanwhile.
+ * A poller removes and adds another one of its device, in the loop's thread, while resets come from
+ * this thread: both want the device's lock, and each waits for the other unless the loop counts as
+ * stopped meanwhile.
  */
 static struct p guest;
 static _Atomic uint64_t changes;
@@ -339,7 +348,10 @@ static void test_parked(void)
 	CU_ASSERT_PTR_NULL(f.hooks);
 }
 
-/* The reset comes when the loop's thread has had the lock and has not yet said so: it must wait all the same. */
+/*
+ * The reset comes when the loop's thread has had the lock and has not yet said so: it must wait all
+ * the same.
+ */
 static _Atomic bool hit;
 
 static void act_add_stalled(struct p *p)

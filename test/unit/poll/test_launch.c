@@ -32,8 +32,8 @@ static void test_before_eal(void)
 
 static void test_launch(void)
 {
-	char *argv[] = { "test", "--no-huge", "--no-shconf", "--no-pci", "-m", "16", "--lcores", "0@0,1@0",
-			 "--log-level", "error", NULL };
+	char *argv[] = { "test",     "--no-huge", "--no-shconf", "--no-pci", "-m", "16",
+			 "--lcores", "0@0,1@0",	  "--log-level", "error",    NULL };
 	struct svio_poller p = { .name = "count", .poll = poll_count, .irq_fd = -1 };
 	struct svio_loop *loop, *other;
 

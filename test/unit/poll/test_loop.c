@@ -46,7 +46,11 @@ static void init_p(struct p *p, char letter)
 	memset(p, 0, sizeof(*p));
 	p->letter = letter;
 	p->poller = (struct svio_poller){
-		.name = "p", .poll = poll_p, .ctx = p, .irq_fd = -1, .stopped = stopped_p,
+		.name = "p",
+		.poll = poll_p,
+		.ctx = p,
+		.irq_fd = -1,
+		.stopped = stopped_p,
 	};
 }
 
@@ -257,7 +261,8 @@ static void test_failure(void)
 	add(&c);
 	b.ret = -ENODEV;
 	c.ret = 2;
-	CU_ASSERT_EQUAL(svio_loop_once(loop), 2); /* the error counts for nothing, the round goes on */
+	CU_ASSERT_EQUAL(svio_loop_once(loop),
+			2); /* the error counts for nothing, the round goes on */
 	CU_ASSERT_EQUAL(b.stops, 1);
 	CU_ASSERT_EQUAL(b.err, -ENODEV);
 	once("ac");

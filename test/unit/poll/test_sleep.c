@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Sleeping and waking. epoll_wait is wrapped to know that the loop is about to sleep, and to make the worst case happen: work
- * that comes exactly between the last look and the sleep.
+ * Sleeping and waking. epoll_wait is wrapped to know that the loop is about to sleep, and to make
+ * the worst case happen: work that comes exactly between the last look and the sleep.
  */
 #include <sched.h>
 #include <stdlib.h>
@@ -86,8 +86,12 @@ static void src_init(struct src *s, uint64_t until)
 	memset(s, 0, sizeof(*s));
 	s->until = until;
 	s->poller = (struct svio_poller){
-		.name = "src", .poll = src_poll, .ctx = s, .irq_fd = eventfd(0, EFD_CLOEXEC),
-		.arm = src_arm, .disarm = src_disarm,
+		.name = "src",
+		.poll = src_poll,
+		.ctx = s,
+		.irq_fd = eventfd(0, EFD_CLOEXEC),
+		.arm = src_arm,
+		.disarm = src_disarm,
 	};
 	if (svio_poller_add(loop, &s->poller) != 0)
 		abort();
@@ -156,7 +160,10 @@ static void put_before_sleep(void)
 	src_put(racer);
 }
 
-/* Work arrives after everything was looked at: armed, so the interrupt fires, so the sleep ends. Every time. */
+/*
+ * Work arrives after everything was looked at: armed, so the interrupt fires, so the sleep ends.
+ * Every time.
+ */
 static void test_no_lost_wakeup(void)
 {
 	struct svio_loop_stats st;
@@ -258,7 +265,10 @@ static void test_never_sleeps(void)
 	}
 }
 
-/* Two pollers on one eventfd, without arm(): one wake-up serves both; one leaves, the other is still woken. */
+/*
+ * Two pollers on one eventfd, without arm(): one wake-up serves both; one leaves, the other is
+ * still woken.
+ */
 static void test_shared_fd(void)
 {
 	const uint64_t one = 1;
@@ -319,7 +329,10 @@ static void test_change_wakes(void)
 	svio_loop_destroy(loop);
 }
 
-/* A change that comes between the last look at `attention` and `sleeping`: from another thread, while arm() runs. */
+/*
+ * A change that comes between the last look at `attention` and `sleeping`: from another thread,
+ * while arm() runs.
+ */
 static struct src late;
 
 static void *add_late(void *arg)

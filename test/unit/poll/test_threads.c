@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Changes from other threads while the loop runs: after remove and pause the poller does not run, its memory can go. */
+/*
+ * Changes from other threads while the loop runs: after remove and pause the poller does not run,
+ * its memory can go.
+ */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,7 +77,10 @@ static void *changer(void *arg)
 		if (!m)
 			abort();
 		m->poller = (struct svio_poller){
-			.name = (i + self) % 3 ? "lasts" : "fails", .poll = poll_mine, .ctx = m, .irq_fd = -1,
+			.name = (i + self) % 3 ? "lasts" : "fails",
+			.poll = poll_mine,
+			.ctx = m,
+			.irq_fd = -1,
 			.stopped = stopped_mine,
 		};
 		if (svio_poller_add(loop, &m->poller) != 0)
@@ -109,7 +115,10 @@ static void test_changers(void)
 	svio_loop_destroy(loop);
 }
 
-/* The application's own loop: between the calls nobody owns the loop, and changes must not wait for it. */
+/*
+ * The application's own loop: between the calls nobody owns the loop, and changes must not wait for
+ * it.
+ */
 static void test_once(void)
 {
 	struct svio_poller base = { .name = "base", .poll = poll_base, .irq_fd = -1 };
@@ -162,7 +171,10 @@ static void test_restarts(void)
 	while (left) {
 		if (svio_loop_run(loop) != 0)
 			abort();
-		/* A stop may be pending: then the run makes no round, and the changers wait for rounds. */
+		/*
+		 * A stop may be pending: then the run makes no round, and the changers wait for
+		 * rounds.
+		 */
 		svio_loop_once(loop);
 		for (int i = 0; i < THREADS; i++)
 			if (!joined[i] && pthread_tryjoin_np(t[i], NULL) == 0) {
@@ -207,7 +219,9 @@ static void test_last_round(void)
 	struct svio_poller base = { .name = "base", .poll = poll_change, .irq_fd = -1 };
 
 	for (int i = 0; i < 2; i++) {
-		late = (struct mine){ .poller = { .name = "lasts", .poll = poll_mine, .ctx = &late, .irq_fd = -1 } };
+		late = (struct mine){
+			.poller = { .name = "lasts", .poll = poll_mine, .ctx = &late, .irq_fd = -1 }
+		};
 		begun = false;
 		CU_ASSERT_EQUAL_FATAL(svio_loop_create(NULL, &loop), 0);
 		CU_ASSERT_EQUAL(svio_poller_add(loop, &base), 0);
