@@ -308,7 +308,9 @@ static void numa(char **names)
 		check(p != NULL, "memory of node %d", node);
 		check(p && (uintptr_t)p >= SVIO_MEM_BASE + (uint64_t)node * SVIO_MEM_NODE_STRIDE &&
 			      (uintptr_t)p < SVIO_MEM_BASE + (uint64_t)(node + 1) * SVIO_MEM_NODE_STRIDE, "in its arena: %p", (void *)p);
-		check(p && get_mempolicy(&at, NULL, 0, p, MPOL_F_NODE | MPOL_F_ADDR) == 0 && at == node, "and on the node: %d", at);
+		if (!p || get_mempolicy(&at, NULL, 0, p, MPOL_F_NODE | MPOL_F_ADDR))
+			at = -errno;
+		check(at == node, "and on node %d", at);
 		svio_mem_free(p);
 	}
 	svio_mem_get_stats(&s);

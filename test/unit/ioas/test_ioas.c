@@ -202,6 +202,19 @@ static void test_allocator(void)
 	CU_ASSERT_EQUAL(svio_ioas_iova(ioas, m), iova);
 	CU_ASSERT_EQUAL(svio_ioas_destroy(ioas), 0);
 
+	/* An attach that failed has settled nothing: the next device still chooses. */
+	ioas = make_ioas(SVIO_IOAS_NO_AUTO);
+	CU_ASSERT_EQUAL(svio_ioas_map(ioas, m, 4096, RW, -1, 0, NULL), 0);
+	fake_init(&b, "wide", 48);
+	b.own.info.max_mappings = 0;
+	CU_ASSERT_EQUAL(svio_ioas_attach(ioas, DEV(&b)), -ENOSPC);
+	CU_ASSERT_EQUAL(svio_ioas_iova(ioas, m), SVIO_IOVA_BAD);
+	fake_init(&a, "narrow", 39);
+	CU_ASSERT_EQUAL(svio_ioas_attach(ioas, DEV(&a)), 0);
+	CU_ASSERT(svio_ioas_iova(ioas, m) >> 39 == 0);
+	CU_ASSERT_EQUAL(svio_ioas_detach(ioas, DEV(&a)), 0);
+	CU_ASSERT_EQUAL(svio_ioas_destroy(ioas), 0);
+
 	/* A space that ends at 2^64 is walked to its end and no further. */
 	ioas = make_ioas(SVIO_IOAS_NO_AUTO | SVIO_IOAS_NO_IDENTITY);
 	fake_init(&a, "last page", 64);
