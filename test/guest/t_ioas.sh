@@ -4,7 +4,7 @@
 # usage: t_ioas.sh [KERNEL [CASE]]      (default: stock, all; CASE is a piece of a case's title)
 #
 # Rooms mem and ioas on real VFIO: two devices in one address space, dma_entry_limit, RLIMIT_MEMLOCK, overlap, an
-# IOMMU of 39 bits, two NUMA nodes. Runs ioas_probe in the lab, which prints one line for each thing checked.
+# IOMMU of 39 bits, two NUMA nodes, hugepages. Runs ioas_probe in the lab, which prints one line for each thing checked.
 #
 # Environment: SVIO_BUILD, the build directory (default: build/ of the source tree).
 
@@ -67,5 +67,8 @@ guest "an IOMMU of 39 bits" --iommu intel-iommu,intremap=on,caching-mode=on,aw-b
 	"$bind; /ioas_probe aperture $a; /ioas_probe aperture $a"
 
 guest "two NUMA nodes" --numa 2 -- "/ioas_probe numa"
+
+guest "hugepages" --hugepages 48 --mem 2G --add "$build/test/unit/unit_mem_mem:/unit_mem_mem" -- \
+	"SVIO_TEST_HUGEPAGES=1 /unit_mem_mem >&2; echo 'ok - mem unit tests, where hugepages are theirs alone'"
 
 exit $failed
