@@ -699,6 +699,8 @@ static int model_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 	/* Doorbells that the host cannot map are messages; in its memory they cost nothing (§5.7). */
 	if (svio_vdev_get_flags(dev) & SVIO_VDEV_NO_MMAP)
 		m->offer_dbbuf = true;
+	if (svio_vdev_get_flags(dev) & SVIO_VDEV_SLEEPS)
+		m->sleeps = true;
 	if (!err)
 		err = describe(dev, m);
 	if (err) {

@@ -198,6 +198,9 @@ enum svio_vdev_flags {
 	SVIO_VDEV_TRUST_CLIENT = 1u << 2,
 	/* A virtual function: memory decoding has no enable bit of its own (PCIe §9.3.4.1.3). */
 	SVIO_VDEV_VF = 1u << 3,
+	/* The server will sleep (svio_vdev_server_opts.interrupt): no store to shared memory wakes it, so that a model which has the client
+	 * ring doorbells in the client's own memory must ask for messages too. */
+	SVIO_VDEV_SLEEPS = 1u << 4,
 };
 
 /*
