@@ -314,12 +314,9 @@ static int check_range(struct svio_device *dev, uint32_t region, uint64_t off, s
 	rc = svio_device_region_info(dev, region, info);
 	if (rc != 0)
 		goto out;
-	rc = svio_fail(EINVAL,
-		       "%s: region %u cannot be mapped at 0x%llx; use svio_device_region_read() "
-		       "and _write()",
-		       name, region, (unsigned long long)off);
+	rc = -EINVAL;
 	if (!(info->flags & SVIO_REGION_MMAP))
-		goto out;
+		goto refuse;
 	for (uint32_t i = 0; i < info->num_areas && i < SVIO_MAX_SPARSE; i++) {
 		const struct svio_sparse_area *a = &info->areas[i];
 
@@ -338,12 +335,15 @@ static int check_range(struct svio_device *dev, uint32_t region, uint64_t off, s
 		first = SVIO_ALIGN_DOWN(off, psz);
 		last = SVIO_ALIGN_UP(off + *lenp, psz);
 		if (first < a->offset || last - a->offset > a->size)
-			goto out;
+			break;
 		*map_off = first;
 		*map_len = (size_t)(last - first);
 		rc = 0;
-		break;
+		goto out;
 	}
+refuse:
+	svio_fail(rc, "%s: region %u cannot be mapped at 0x%llx; use svio_device_region_read() and _write()", name, region,
+		  (unsigned long long)off);
 out:
 	free(info);
 	return rc;
