@@ -87,7 +87,7 @@ static inline __attribute__((always_inline)) void write_sqe(struct nvme_cmd *sqe
 /* What is not the rule at the end of a submission; nothing has been told to the controller yet. */
 static __attribute__((noinline)) int committed(struct svio_nvme_qp *qp, uint32_t flags, struct nvme_req *req)
 {
-	if (flags & ~(SVIO_NVME_MORE | SVIO_NVME_FUA | NVME_SHADOW)) { /* undone: the id is still on the stack */
+	if (flags & ~(SVIO_NVME_MORE | SVIO_NVME_FUA | qp->shadow_mode)) { /* undone: the id is still on the stack */
 		req->op = NVME_REQ_FREE;
 		qp->free_top++;
 		qp->seq--;
