@@ -66,15 +66,13 @@ void nvme_admin_abandon(struct svio_nvme *nvme, int slot)
 
 static void admin_doorbell(struct svio_nvme *nvme, unsigned int which, uint32_t value)
 {
-	uint64_t off = (uint64_t)which << (2 + nvme->dstrd);
-
 	if (nvme->use_shadow) { /* 1.4 §5.7: the shadow is kept for the admin queue too, beside the doorbell */
 		volatile uint8_t *shadow = nvme_page(nvme, NVME_PAGE_SHADOW);
 
-		svio_mmio_write32(shadow + off, value);
+		svio_mmio_write32(shadow + ((uint64_t)which << (2 + nvme->dstrd)), value);
 		atomic_thread_fence(memory_order_seq_cst);
 	}
-	svio_mmio_write32(nvme->db_base + off, value);
+	nvme_doorbell(nvme, which, value);
 }
 
 /* The slot, or -EAGAIN when there is none free or the queue does not run. */

@@ -42,6 +42,18 @@ void nvme_write32(struct svio_nvme *nvme, uint32_t reg, uint32_t v)
 		svio_device_region_write(nvme->dev, 0, reg, &le, sizeof(le));
 }
 
+/* Doorbell number `which`, counted from offset 0x1000: submission tail of queue n is 2n, completion head 2n + 1. */
+void nvme_doorbell(struct svio_nvme *nvme, uint32_t which, uint32_t value)
+{
+	uint64_t off = (uint64_t)which << (2 + nvme->dstrd);
+	svio_le32 le = svio_cpu_to_le32(value);
+
+	if (nvme->db_base)
+		svio_mmio_write32(nvme->db_base + off, value);
+	else /* a failure shows as one of the device, or in time */
+		svio_device_region_write(nvme->dev, 0, NVME_REG_DBS + off, &le, sizeof(le));
+}
+
 /* In two halves: 1.4 §3.1 allows it everywhere, and not every controller takes 64-bit accesses. */
 void nvme_write64(struct svio_nvme *nvme, uint32_t reg, uint64_t v)
 {
@@ -58,8 +70,13 @@ static uint64_t read64(struct svio_nvme *nvme, uint32_t reg)
 
 /* ---- open -------------------------------------------------------------------------------------------- */
 
+/*
+ * Registers and doorbells mapped together, doorbells alone (a vfio-user server), or nothing: a server that sleeps until a message
+ * comes maps none, and each doorbell is a message, unless it is kept in memory (Doorbell Buffer Config).
+ */
 static int map_registers(struct svio_nvme *nvme)
 {
+	struct svio_region_info info;
 	struct svio_bar *bar;
 	int r;
 
@@ -73,6 +90,17 @@ static int map_registers(struct svio_nvme *nvme)
 		}
 	} else if (r != -EINVAL) {
 		return r;
+	}
+	r = svio_device_region_info(nvme->dev, 0, &info);
+	if (r)
+		return r;
+	if (!(info.flags & SVIO_REGION_MMAP) || info.num_areas == 0) {
+		if (info.size <= NVME_REG_DBS)
+			return svio_fail(EPROTO, "%s: BAR 0 has %llu bytes: no room for doorbells", nvme->name,
+					 (unsigned long long)info.size);
+		nvme->db_len = info.size - NVME_REG_DBS;
+		svio_log_info("%s: BAR 0 cannot be mapped; doorbells are messages", nvme->name);
+		return 0;
 	}
 	r = svio_bar_map(nvme->dev, 0, NVME_REG_DBS, 0, 0, &nvme->dbs);
 	if (r)

@@ -13,24 +13,27 @@
 /*
  * Doorbell Buffer Config (1.4 §5.7): the controller reads the shadow by itself while it is busy and asks, by EventIdx, for a
  * real doorbell when it stops. Our store to the shadow must be visible before we read EventIdx, or both sides go to
- * sleep: the one reordering that x86 does, so a full fence.
+ * sleep: the one reordering that x86 does, so a full fence. Doorbells that cannot be mapped (db NULL) come here too, with or
+ * without shadows (eventidx NULL).
  */
-static __attribute__((noinline)) void ring_shadow(volatile uint32_t *shadow, const volatile uint32_t *eventidx,
-						  volatile uint32_t *db, uint32_t old, uint32_t new)
+static __attribute__((noinline)) void ring_shadow(struct svio_nvme_qp *qp, uint32_t is_cq, volatile uint32_t *shadow,
+						  const volatile uint32_t *eventidx, volatile uint32_t *db, uint32_t old,
+						  uint32_t new)
 {
-	uint32_t event;
-
 	svio_mmio_write32(shadow, new);
 	atomic_thread_fence(memory_order_seq_cst);
-	event = svio_mmio_read32(eventidx);
 	/* Has the controller's mark been passed by this move from old to new, in 16-bit arithmetic? */
-	if ((uint16_t)(new - event - 1) < (uint16_t)(new - old))
+	if (eventidx && (uint16_t)(new - svio_mmio_read32(eventidx) - 1) >= (uint16_t)(new - old))
+		return;
+	if (db)
 		svio_mmio_write32(db, new);
+	else
+		nvme_doorbell(qp->nvme, 2 * qp->qid + is_cq, new);
 }
 
 static __attribute__((noinline)) void ring_sq_shadow(struct svio_nvme_qp *qp)
 {
-	ring_shadow(qp->sq_shadow, qp->sq_eventidx, qp->sq_db, (uint32_t)qp->rung & qp->mask,
+	ring_shadow(qp, 0, qp->sq_shadow, qp->sq_eventidx, qp->sq_db, (uint32_t)qp->rung & qp->mask,
 		    (uint32_t)qp->seq & qp->mask);
 	qp->rung = qp->seq;
 }
@@ -58,7 +61,7 @@ static inline __attribute__((always_inline)) void ring_cq(struct svio_nvme_qp *q
 	uint32_t head = (uint32_t)(cqe - qp->cq);
 
 	if (svio_unlikely(qp->cq_shadow != NULL))
-		ring_shadow(qp->cq_shadow, qp->cq_eventidx, qp->cq_db, qp->cq_rung, head);
+		ring_shadow(qp, 1, qp->cq_shadow, qp->cq_eventidx, qp->cq_db, qp->cq_rung, head);
 	else
 		svio_mmio_write32(qp->cq_db, head);
 	qp->cq_rung = head;

@@ -103,7 +103,7 @@ struct svio_nvme {
 	/* Set at open, constant from then on. */
 	struct svio_bar *regs;	/* registers, maybe with doorbells; NULL: by region access */
 	struct svio_bar *dbs;	/* doorbells when they are mapped apart; else NULL */
-	volatile uint8_t *db_base; /* address of offset 0x1000 */
+	volatile uint8_t *db_base; /* address of offset 0x1000; NULL: doorbells by region access */
 	uint64_t db_len;
 	uint64_t cap;
 	uint32_t vs, dstrd, page_shift, ready_ms, reg_max_qid;
@@ -189,7 +189,7 @@ _Static_assert(offsetof(struct svio_nvme_ns, lba_size) == offsetof(struct svio_n
 
 #define NVME_SAMPLES 16u
 
-#define NVME_SHADOW 0x80000000u /* beside enum svio_nvme_io_flags */
+#define NVME_SHADOW 0x80000000u /* beside enum svio_nvme_io_flags: a doorbell is more than a store */
 
 enum nvme_qp_state {
 	NVME_QP_LIVE,	/* exists on the controller */
@@ -221,7 +221,7 @@ struct svio_nvme_qp {
 	uint64_t held; /* seq after the last request held back by SVIO_NVME_MORE */
 	uint64_t free_top; /* of free_cids, the stack at the end */
 	uint32_t mask;
-	uint32_t shadow_mode; /* NVME_SHADOW when doorbells have shadows, else 0 */
+	uint32_t shadow_mode; /* NVME_SHADOW when doorbells have shadows or are messages, else 0 */
 
 	/* Both, but rarer. */
 	_Alignas(SVIO_CACHELINE) uint64_t rung; /* seq told by the shadow doorbell */
@@ -229,7 +229,10 @@ struct svio_nvme_qp {
 	uint64_t lists_iova;
 	uint32_t max_transfer, page_size;
 	uint32_t list_shift;
-	/* Doorbell Buffer Config: shadow and EventIdx of both doorbells, NULL when not used. */
+	/*
+	 * Doorbell Buffer Config: shadow and EventIdx of both doorbells, NULL when not used. Doorbells that cannot be mapped
+	 * (sq_db, cq_db NULL) take the same way; without Doorbell Buffer Config the shadow is dummy_db then, and there is no EventIdx.
+	 */
 	volatile uint32_t *sq_shadow, *cq_shadow;
 	const volatile uint32_t *sq_eventidx;
 
@@ -271,6 +274,7 @@ _Static_assert(offsetof(struct svio_nvme_qp, cq_eventidx) == 3 * SVIO_CACHELINE,
 uint32_t nvme_read32(struct svio_nvme *nvme, uint32_t reg);
 void nvme_write32(struct svio_nvme *nvme, uint32_t reg, uint32_t v);
 void nvme_write64(struct svio_nvme *nvme, uint32_t reg, uint64_t v);
+void nvme_doorbell(struct svio_nvme *nvme, uint32_t which, uint32_t value);
 static inline uint8_t *nvme_page(struct svio_nvme *nvme, unsigned int page)
 {
 	return nvme->dma + ((size_t)page << nvme->page_shift);

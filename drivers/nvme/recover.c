@@ -544,8 +544,18 @@ static void connect_doorbells(struct svio_nvme_qp *qp)
 	struct svio_nvme *nvme = qp->nvme;
 	size_t sq = (size_t)(2 * qp->qid) << (2 + nvme->dstrd), cq = (size_t)(2 * qp->qid + 1) << (2 + nvme->dstrd);
 
-	qp->sq_db = (volatile uint32_t *)(volatile void *)(nvme->db_base + sq);
-	qp->cq_db = (volatile uint32_t *)(volatile void *)(nvme->db_base + cq);
+	if (nvme->db_base) {
+		qp->sq_db = (volatile uint32_t *)(volatile void *)(nvme->db_base + sq);
+		qp->cq_db = (volatile uint32_t *)(volatile void *)(nvme->db_base + cq);
+	} else {
+		qp->sq_db = NULL;
+		qp->cq_db = NULL;
+		qp->sq_shadow = &qp->dummy_db;
+		qp->cq_shadow = &qp->dummy_db;
+		qp->sq_eventidx = NULL;
+		qp->cq_eventidx = NULL;
+		qp->shadow_mode = NVME_SHADOW;
+	}
 	if (nvme->use_shadow) {
 		uint8_t *shadow = nvme_page(nvme, NVME_PAGE_SHADOW), *eventidx = nvme_page(nvme, NVME_PAGE_EVENTIDX);
 
