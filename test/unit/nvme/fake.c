@@ -833,8 +833,22 @@ int svio_device_region_write(struct svio_device *dev, uint32_t region, uint64_t 
 	(void)region;
 	if (dev->revoked || dev->gone)
 		return -EIO;
+	dev->db_messages += off >= NVME_REG_DBS;
 	memcpy(dev->bar + off, buf, len);
 	fake_run(dev);
+	return 0;
+}
+
+int svio_device_region_info(struct svio_device *dev, uint32_t region, struct svio_region_info *info)
+{
+	*info = (struct svio_region_info){ .size = region == 0 ? FAKE_BAR_LEN : 0,
+					   .flags = SVIO_REGION_READ | SVIO_REGION_WRITE };
+	if (dev->no_mapping)
+		return 0;
+	info->flags |= SVIO_REGION_MMAP;
+	info->num_areas = 1;
+	info->areas[0].offset = dev->no_regs_mapping ? NVME_REG_DBS : 0;
+	info->areas[0].size = info->size - info->areas[0].offset;
 	return 0;
 }
 
@@ -897,7 +911,7 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 	(void)flags;
 	*barp = NULL;
 	fake_run(dev); /* what the test has changed shows */
-	if (dev->no_regs_mapping && off < NVME_REG_DBS)
+	if (dev->no_mapping || (dev->no_regs_mapping && off < NVME_REG_DBS))
 		return svio_fail(EINVAL, "not mappable");
 	bar = calloc(1, sizeof(*bar));
 	if (!bar)

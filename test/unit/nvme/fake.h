@@ -49,7 +49,7 @@ struct svio_device {
 	uint32_t lba_shift;
 	uint32_t grant;		/* I/O queues of Set Features, as in its DW0, or 0: all FAKE_QUEUES */
 	uint32_t ready_after;	/* steps from CC.EN to CSTS.RDY */
-	bool never_ready, never_off, cfs_on_enable, no_regs_mapping, dead_regs;
+	bool never_ready, never_off, cfs_on_enable, no_regs_mapping, no_mapping, dead_regs;
 	bool auto_io;		/* complete I/O in the same step */
 	bool lose_io;		/* fetch I/O and forget it */
 	bool refuse_abort;	/* Abort completes without aborting */
@@ -77,7 +77,7 @@ struct svio_device {
 	uint32_t irq_count;
 
 	/* What happened. */
-	uint64_t fetched, posted, bad_dma, bad_cmd, enables, shutdowns, bars, steps, db_stores, aborts, dbbuf;
+	uint64_t fetched, posted, bad_dma, bad_cmd, enables, shutdowns, bars, steps, db_stores, db_messages, aborts, dbbuf;
 	uint64_t logs;
 	uint16_t order_cids[FAKE_MAX_CMDS]; /* ids in the order of fetching, since order_len was cleared */
 	uint64_t order_lba[FAKE_MAX_CMDS];

@@ -18,12 +18,13 @@ static void cb(void *ctx, int status)
 	calls++;
 }
 
-static void up(bool off)
+static void up_with(bool off, bool messages)
 {
 	struct svio_nvme_opts opts = { .size = sizeof(opts), .no_shadow_doorbells = off };
 	struct svio_nvme_info info;
 
 	dev = fake_new();
+	dev->no_mapping = messages;
 	dev->id.oacs = svio_cpu_to_le16(NVME_OACS_DBBUF);
 	nvme = fake_open(dev, &opts);
 	svio_nvme_get_info(nvme, &info);
@@ -33,6 +34,11 @@ static void up(bool off)
 	CU_ASSERT_EQUAL(svio_nvme_ns_get(nvme, 1, &ns), 0);
 	mem = fake_alloc(65536);
 	calls = 0;
+}
+
+static void up(bool off)
+{
+	up_with(off, false);
 }
 
 static void down(void)
@@ -115,6 +121,45 @@ static void test_refused(void)
 }
 
 /* A tail of the old generation must not reach the new queue by its shadow. */
+/* A BAR that cannot be mapped: each doorbell is a message, or with shadows those that EventIdx asks for. */
+static void test_messages(void)
+{
+	uint64_t before;
+
+	for (int off = 0; off < 2; off++) {
+		up_with(off, true);
+		CU_ASSERT_EQUAL(dev->bars, 0);
+		dev->auto_io = true;
+		for (int i = 0; i < 100; i++) {
+			if (i == 50) {
+				CU_ASSERT_EQUAL(svio_nvme_reset(nvme), 0);
+				/* Rung before the queue pair has heard of it, and submitted again afterwards. */
+			}
+			CU_ASSERT_EQUAL(svio_nvme_read(qp, &ns, mem, 0, 1, 0, cb, NULL), 0);
+			for (int step = 0; step < 50 && calls <= i; step++) {
+				fake_run(dev);
+				(void)svio_nvme_poll(qp, 0);
+			}
+			CU_ASSERT_EQUAL(calls, i + 1);
+		}
+		before = dev->db_messages;
+		CU_ASSERT_EQUAL(svio_nvme_read(qp, &ns, mem, 0, 1, 0, cb, NULL), 0);
+		CU_ASSERT_EQUAL(dev->db_messages, before + 1); /* the controller had taken everything: it asks */
+		dev->auto_io = false;
+		fake_run(dev);
+		CU_ASSERT_EQUAL(svio_nvme_poll(qp, 0), 1);
+		before = dev->db_messages;
+		if (!off)
+			*word(dev->eventidx, false) = (doorbell() - 1) & 15; /* passed already: it is looking by itself */
+		CU_ASSERT_EQUAL(svio_nvme_read(qp, &ns, mem, 0, 1, 0, cb, NULL), 0);
+		CU_ASSERT_EQUAL(dev->db_messages, before + (off ? 1 : 0));
+		fake_run(dev);
+		fake_complete_all(dev);
+		CU_ASSERT_EQUAL(svio_nvme_poll(qp, 0), 1);
+		down();
+	}
+}
+
 static void test_reset(void)
 {
 	up(false);
@@ -140,6 +185,7 @@ static const struct unit_test tests[] = {
 	{ "EventIdx decides", test_eventidx },
 	{ "not used when not wanted", test_off },
 	{ "goes on without when refused", test_refused },
+	{ "doorbells by messages, with shadows and without", test_messages },
 	{ "nothing old after a reset", test_reset },
 	{ NULL, NULL },
 };
