@@ -111,13 +111,15 @@ static void complete(void *ctx, int status);
 static void submit_failed(struct perf_queue *q, struct perf_req *req, int rc)
 {
 	req->in_flight = false;
-	if (q->verify && req->op == PERF_OP_READ) {
+	if (q->verify && req->op == PERF_OP_READ)
 		verify_read_end(req->slot);
-		if (q->readback)
-			q->cursor--; /* this place is still to be read */
-	} else if (q->verify) {
+	else if (q->verify)
 		verify_write_cancel(req->slot);
-	}
+	/* In order: this place is still to be done. */
+	if (q->readback)
+		q->cursor--;
+	else if (q->sequential)
+		q->cursor = (q->cursor ? q->cursor : q->slots) - 1;
 	if (rc == -EAGAIN)
 		return;
 	if (rc == -ENODEV) {

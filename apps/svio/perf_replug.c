@@ -13,14 +13,13 @@
 #define LOOK_MS	     500
 #define UEVENT_GROUP 1 /* the kernel's own events: Linux lib/kobject_uevent.c */
 
-bool perf_replug_removed(const char *uevent, size_t len, struct svio_pci_addr *addr)
+bool perf_replug_changed(const char *uevent, size_t len, struct svio_pci_addr *addr)
 {
-	static const char verb[] = "remove@";
 	const char *slash;
 	char text[64];
 	size_t n = strnlen(uevent, len);
 
-	if (n == len || strncmp(uevent, verb, sizeof(verb) - 1) != 0)
+	if (n == len || (strncmp(uevent, "remove@", 7) != 0 && strncmp(uevent, "add@", 4) != 0))
 		return false;
 	slash = strrchr(uevent, '/');
 	if (!slash || strlen(slash + 1) >= sizeof(text))
@@ -51,10 +50,7 @@ static bool is_vfio(const struct svio_pci_info *info)
 int perf_replug_begin(struct perf_replug *r, const char *name, bool bind_it)
 {
 	struct sockaddr_nl local = { .nl_family = AF_NETLINK, .nl_groups = UEVENT_GROUP };
-	struct svio_pci_info *list = NULL;
 	struct svio_pci_addr addr;
-	size_t count = 0;
-	int rc;
 
 	*r = (struct perf_replug){ .netlink = -1, .bind = bind_it };
 	if (snprintf(r->name, sizeof(r->name), "%s", name) >= (int)sizeof(r->name))
@@ -69,19 +65,25 @@ int perf_replug_begin(struct perf_replug *r, const char *name, bool bind_it)
 		close(r->netlink);
 		r->netlink = -1;
 	}
-	rc = svio_pci_scan(&list, &count);
-	if (!rc) {
-		r->seen = calloc(count + 1, sizeof(*r->seen));
-		rc = r->seen ? 0 : -ENOMEM;
-	}
-	for (size_t i = 0; !rc && i < count; i++)
+	return 0;
+}
+
+static int first_look(struct perf_replug *r)
+{
+	struct svio_pci_info *list;
+	size_t count;
+	int rc = svio_pci_scan(&list, &count);
+
+	if (rc)
+		return rc;
+	r->seen = calloc(count + 1, sizeof(*r->seen));
+	for (size_t i = 0; r->seen && i < count; i++)
 		r->seen[r->count++] = (struct perf_replug_seen){ .addr = list[i].addr,
 								 .there = true,
 								 .bound = is_vfio(&list[i]) };
 	free(list);
-	if (rc)
-		perf_replug_end(r);
-	return rc;
+	r->looked = r->seen != NULL;
+	return r->seen ? 0 : -ENOMEM;
 }
 
 void perf_replug_end(struct perf_replug *r)
@@ -92,7 +94,7 @@ void perf_replug_end(struct perf_replug *r)
 	*r = (struct perf_replug){ .netlink = -1 };
 }
 
-/* What went, from the kernel's messages. */
+/* What went or came, from the kernel's messages: it has not been there all the time. */
 static void hear(struct perf_replug *r)
 {
 	char message[8192];
@@ -102,7 +104,7 @@ static void hear(struct perf_replug *r)
 	while ((n = recv(r->netlink, message, sizeof(message), 0)) > 0) {
 		struct perf_replug_seen *seen;
 
-		if (!perf_replug_removed(message, (size_t)n, &addr))
+		if (!perf_replug_changed(message, (size_t)n, &addr))
 			continue;
 		seen = find_seen(r, &addr);
 		if (seen)
@@ -168,15 +170,18 @@ int perf_replug_wait(struct perf_replug *r, uint64_t until_ns, bool (*interrupte
 		     char *found)
 {
 	char obstacle[SVIO_ERROR_MAX] = "no such device appeared";
+	int rc;
 
 	if (!r->pci) {
 		snprintf(found, PERF_REPLUG_NAME, "%s", r->name);
 		return 0;
 	}
+	rc = r->looked ? 0 : first_look(r);
+	if (rc)
+		return rc;
 	for (;;) {
 		struct pollfd pfd = { .fd = r->netlink, .events = POLLIN };
 		uint64_t now;
-		int rc;
 
 		if (r->netlink >= 0)
 			hear(r);

@@ -234,6 +234,8 @@ uint32_t svio_nvme_poll(struct svio_nvme_qp *qp, uint32_t max)
 
 	if (device_gone)
 		qp->visible = qp->count;
+	else if (limit) /* some of them, so that polls and completions do not go in step */
+		limit = 1 + (uint32_t)(qp->random >> 40) % limit;
 	if (max && max < limit)
 		limit = max;
 	for (; limit; limit--)

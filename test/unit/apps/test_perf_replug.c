@@ -86,7 +86,7 @@ static int wait_for(const char *name, bool bind_it, unsigned int looks_wanted, c
 	return rc;
 }
 
-static void test_removed(void)
+static void test_uevents(void)
 {
 	static const char event[] =
 		"remove@/devices/pci0000:00/0000:00:02.0/0000:01:00.0\0ACTION=remove";
@@ -94,14 +94,15 @@ static void test_removed(void)
 	static const char queue[] = "remove@/devices/pci0000:00/0000:00:02.0/nvme/nvme0\0";
 	struct svio_pci_addr addr = { 0 };
 
-	CU_ASSERT(perf_replug_removed(event, sizeof(event), &addr));
+	CU_ASSERT(perf_replug_changed(event, sizeof(event), &addr));
 	CU_ASSERT(addr.bus == 1 && addr.dev == 0 && addr.fn == 0);
-	CU_ASSERT_FALSE(perf_replug_removed(other, sizeof(other), &addr));
-	CU_ASSERT_FALSE(perf_replug_removed(queue, sizeof(queue), &addr));
+	CU_ASSERT(perf_replug_changed(other, sizeof(other), &addr));
+	CU_ASSERT_FALSE(perf_replug_changed("bind@/devices/0000:01:00.0", 27, &addr));
+	CU_ASSERT_FALSE(perf_replug_changed(queue, sizeof(queue), &addr));
 	/* From a socket: perhaps cut, perhaps without an end. */
-	CU_ASSERT_FALSE(perf_replug_removed(event, 20, &addr));
-	CU_ASSERT_FALSE(perf_replug_removed("", 0, &addr));
-	CU_ASSERT_FALSE(perf_replug_removed("remove@", 8, &addr));
+	CU_ASSERT_FALSE(perf_replug_changed(event, 20, &addr));
+	CU_ASSERT_FALSE(perf_replug_changed("", 0, &addr));
+	CU_ASSERT_FALSE(perf_replug_changed("remove@", 8, &addr));
 }
 
 /* Still there, still bound: it has not been away, so it is not back. */
@@ -194,6 +195,18 @@ static void test_any(void)
 	CU_ASSERT_EQUAL(binds, 1);
 }
 
+/* While the old device is held, sysfs is not read: the kernel may hold what it would wait for. */
+static void test_not_before_closing(void)
+{
+	struct perf_replug r;
+
+	begin_states();
+	state();
+	CU_ASSERT_EQUAL_FATAL(perf_replug_begin(&r, "0000:01:00.0", true), 0);
+	CU_ASSERT_EQUAL(looks, 0);
+	perf_replug_end(&r);
+}
+
 static void test_other_names(void)
 {
 	char found[PERF_REPLUG_NAME], longest[PERF_REPLUG_NAME + 8];
@@ -223,12 +236,13 @@ static void test_interrupted_and_closed(void)
 }
 
 static const struct unit_test tests[] = {
-	{ "uevents", test_removed },
+	{ "uevents", test_uevents },
 	{ "a device that never left is not back", test_not_away },
 	{ "a device that was away is back", test_back },
 	{ "bound only on request", test_bound_by_us },
 	{ "a device that the host took is not torn away", test_unbound_by_the_host },
 	{ "any: a new NVMe controller, and nothing else", test_any },
+	{ "sysfs is read only when the device is closed", test_not_before_closing },
 	{ "names that are no PCI address", test_other_names },
 	{ "an interrupt ends it, and nothing stays open", test_interrupted_and_closed },
 	{ NULL, NULL },
