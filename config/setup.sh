@@ -28,8 +28,8 @@ TXT
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-build_packages=(gcc meson ninja-build pkg-config libdpdk-dev libjson-c-dev libisal-dev libnuma-dev libpci-dev libudev-dev)
-test_packages=(libcunit1-dev python3 clang libclang-rt-dev cppcheck clang-tidy valgrind e2fsprogs dosfstools pciutils kmod
+build_packages=(gcc libc6-dev meson ninja-build pkg-config libdpdk-dev libjson-c-dev libisal-dev libnuma-dev libpci-dev)
+test_packages=(libcunit1-dev g++ python3 clang libclang-rt-dev cppcheck valgrind strace e2fsprogs dosfstools pciutils kmod
 	libhugetlbfs-bin man-db groff-base)
 
 # Those of the arguments that dpkg does not know as installed. A virtual package counts by its provider.

@@ -237,7 +237,7 @@ static int identify(struct nvme_session *s, const struct identify_args *args)
 	struct svio_nvme_info info;
 	struct svio_nvme_ns *ns;
 	uint32_t *ids, count = MAX_LISTED, n = 0;
-	int rc;
+	int rc = 0;
 
 	if (args->raw) {
 		rc = write_raw(s, args);

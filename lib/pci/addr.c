@@ -24,7 +24,7 @@ static const char *parse_hex(const char *p, int digits, char delimiter, uint32_t
 int svio_pci_parse_addr(const char *text, struct svio_pci_addr *addr)
 {
 	const char *p = text, *colon = strchr(text, ':');
-	uint32_t domain = 0, bus, dev, fn;
+	uint32_t domain = 0, bus = 0, dev = 0, fn = 0;
 
 	/* Two colons: the domain is there. VMD's domains have five digits, so up to eight are taken. */
 	if (colon && strchr(colon + 1, ':')) {

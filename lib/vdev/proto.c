@@ -87,13 +87,13 @@ static size_t write_caps(const struct caps *c, uint32_t max_fds, size_t room, ch
 	if (c->fds)
 		n += (size_t)snprintf(text + n, size - n, "\"max_msg_fds\":%u,", max_fds);
 	if (c->xfer)
-		n += (size_t)snprintf(text + n, size - n, "\"max_data_xfer_size\":%u,",
+		n += (size_t)snprintf(text + n, size - n, "\"max_data_xfer_size\":%d,",
 				      VD_MAX_XFER);
 	if (c->maps)
-		n += (size_t)snprintf(text + n, size - n, "\"max_dma_maps\":%u,",
+		n += (size_t)snprintf(text + n, size - n, "\"max_dma_maps\":%d,",
 				      SVIO_VFU_DEF_MAX_DMA_MAPS);
 	if (c->pgsizes)
-		n += (size_t)snprintf(text + n, size - n, "\"pgsizes\":%u,", SVIO_VFU_DEF_PGSIZES);
+		n += (size_t)snprintf(text + n, size - n, "\"pgsizes\":%d,", SVIO_VFU_DEF_PGSIZES);
 	if (text[n - 1] == ',')
 		n--;
 	n += (size_t)snprintf(text + n, size - n, "}}");

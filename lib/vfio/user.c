@@ -262,7 +262,8 @@ static ssize_t user_region_write(struct svio_device *dev, uint32_t region, uint6
 				 const void *buf, size_t len)
 {
 	uint32_t count = (uint32_t)SVIO_MIN(len, svio__user_max_xfer(dev_conn(dev)));
-	struct svio_vfu_region_rw rw = { .offset = pos, .region = region, .count = count }, reply;
+	struct svio_vfu_region_rw rw = { .offset = pos, .region = region, .count = count };
+	struct svio_vfu_region_rw reply = { 0 };
 	struct svio__user_req req = { .cmd = SVIO_VFU_REGION_WRITE,
 				      .head = &rw,
 				      .head_len = sizeof(rw),
@@ -489,7 +490,7 @@ static void user_domain_free(struct svio_dma_domain *domain)
 /* As the kernel would describe it: the whole of a 64-bit space, pages of 4 KiB and up, so many mappings. */
 static int user_domain_info(struct svio_dma_domain *domain, struct vfio_iommu_type1_info *info)
 {
-	struct {
+	struct full {
 		struct vfio_iommu_type1_info info;
 		struct vfio_iommu_type1_info_dma_avail avail;
 		struct {
@@ -504,10 +505,10 @@ static int user_domain_info(struct svio_dma_domain *domain, struct vfio_iommu_ty
 	if (svio__user_dead(conn))
 		return -ENODEV;
 	full.info.iova_pgsizes = ~UINT64_C(0xfff);
-	full.info.cap_offset = (uint32_t)((char *)&full.avail - (char *)&full);
+	full.info.cap_offset = offsetof(struct full, avail);
 	full.avail.header.id = VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL;
 	full.avail.header.version = 1;
-	full.avail.header.next = (uint32_t)((char *)&full.iova - (char *)&full);
+	full.avail.header.next = offsetof(struct full, iova);
 	full.avail.avail = (uint32_t)(domain->mappings < max ? max - domain->mappings : 0);
 	full.iova.head.header.id = VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE;
 	full.iova.head.header.version = 1;
@@ -550,7 +551,8 @@ static int user_domain_map(struct svio_dma_domain *domain, const struct svio_dma
 static int user_domain_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t *unmapped)
 {
 	struct svio__user_conn *conn = domain->priv;
-	struct svio_vfu_dma_unmap body = { .argsz = sizeof(body), .iova = iova, .size = len }, reply;
+	struct svio_vfu_dma_unmap body = { .argsz = sizeof(body), .iova = iova, .size = len };
+	struct svio_vfu_dma_unmap reply = { 0 };
 	struct svio__user_req req = { .cmd = SVIO_VFU_DMA_UNMAP,
 				      .head = &body,
 				      .head_len = sizeof(body),
