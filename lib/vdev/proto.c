@@ -87,7 +87,7 @@ static size_t write_caps(const struct caps *c, uint32_t max_fds, size_t room, ch
 	if (c->fds)
 		n += (size_t)snprintf(text + n, size - n, "\"max_msg_fds\":%u,", max_fds);
 	if (c->xfer)
-		n += (size_t)snprintf(text + n, size - n, "\"max_data_xfer_size\":%d,",
+		n += (size_t)snprintf(text + n, size - n, "\"max_data_xfer_size\":%u,",
 				      VD_MAX_XFER);
 	if (c->maps)
 		n += (size_t)snprintf(text + n, size - n, "\"max_dma_maps\":%d,",
