@@ -69,6 +69,6 @@ guest "an IOMMU of 39 bits" --iommu intel-iommu,intremap=on,caching-mode=on,aw-b
 guest "two NUMA nodes" --numa 2 -- "/ioas_probe numa"
 
 guest "hugepages" --hugepages 48 --mem 2G --add "$build/test/unit/unit_mem_mem:/unit_mem_mem" -- \
-	"SVIO_TEST_HUGEPAGES=1 /unit_mem_mem >&2; echo 'ok - mem unit tests, where hugepages are theirs alone'"
+	"SVIO_TEST_HUGEPAGES=1 /unit_mem_mem >&2; echo 'ok - arenas of hugepages, and too few of them'"
 
 exit $failed
