@@ -343,16 +343,18 @@ int svio__vd_mig_write(struct svio_vdev *dev, const void *data, size_t len)
 
 static int load_config(struct svio_vdev *dev, const uint8_t *data, uint64_t len)
 {
+	bool msi_pending = dev->cap_msi && (svio_vdev_config_get(dev, dev->cap_msi + PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_MASKBIT);
+
 	if (len != dev->cfg_size)
 		return svio_fail(EINVAL, "%s: configuration space of %llu bytes instead of %u",
 				 dev->model->name, (unsigned long long)len, dev->cfg_size);
 	for (uint32_t i = 0; i < dev->cfg_size; i++) {
 		uint8_t fixed = (uint8_t) ~(dev->wmask[i] | dev->w1c[i]);
 
-		/* Read-only but alive: Interrupt Status, and MSI's pending bits. */
+		/* Read-only but alive: Interrupt Status, and MSI's pending bits where there are any. */
 		if (i == PCI_STATUS)
 			fixed &= (uint8_t)~PCI_STATUS_INTERRUPT;
-		if (dev->cap_msi && i >= dev->cap_msi + (uint32_t)PCI_MSI_PENDING_64 &&
+		if (msi_pending && i >= dev->cap_msi + (uint32_t)PCI_MSI_PENDING_64 &&
 		    i < dev->cap_msi + (uint32_t)PCI_MSI_PENDING_64 + 4)
 			continue;
 		if ((data[i] ^ dev->cfg[i]) & fixed)
@@ -360,6 +362,13 @@ static int load_config(struct svio_vdev *dev, const uint8_t *data, uint64_t len)
 				EINVAL,
 				"%s: the saved device differs at configuration offset %#x: %#x instead of %#x",
 				dev->model->name, i, data[i], dev->cfg[i]);
+	}
+	if (dev->cap_pm) {
+		uint8_t state = data[dev->cap_pm + PCI_PM_CTRL] & PCI_PM_CTRL_STATE_MASK;
+
+		if (state == 1 || state == 2)
+			return svio_fail(EINVAL, "%s: the saved device is in D%u, which this one does not have",
+					 dev->model->name, state);
 	}
 	memcpy(dev->cfg, data, len);
 	/* Whether messages are on is this side's client's word. */
