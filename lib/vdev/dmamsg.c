@@ -108,6 +108,8 @@ static int advance(struct svio_vdev *dev, struct svio_vdev_dma *t)
 {
 	uint32_t need = t->access == SVIO_VDEV_WRITE ? SVIO_VFU_DMA_F_WRITE : SVIO_VFU_DMA_F_READ;
 
+	if (!dev->bus_master) /* switched off with a transfer under way */
+		return -EPERM;
 	while (t->kit.pos < t->len) {
 		uint64_t iova = t->iova + t->kit.pos;
 		struct vd_map *m = svio__vd_dma_find(dev, iova);
