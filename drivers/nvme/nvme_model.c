@@ -283,7 +283,7 @@ static unsigned int model_poll(struct svio_vdev *dev)
 	struct nm *m = svio_vdev_priv(dev);
 	unsigned int n = 0;
 
-	if (svio_unlikely((m->csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) != NVME_CSTS_RDY))
+	if (svio_unlikely((m->csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) != NVME_CSTS_RDY || m->no_master))
 		return 0;
 	if (svio_likely(!m->stopping)) {
 		/* A command may add and remove queues; the list is looked at again each time. */
@@ -302,11 +302,21 @@ static void model_reset(struct svio_vdev *dev, enum svio_vdev_reset why)
 {
 	(void)why;
 	ctrl_reset(svio_vdev_priv(dev), true);
+	((struct nm *)svio_vdev_priv(dev))->no_master = !svio_vdev_bus_master(dev);
 }
 
 static bool overlaps(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
 {
 	return a <= b + (b_len - 1) && b <= a + (a_len - 1);
+}
+
+/* Pointers that are kept from poll to poll. */
+static void forget_rings(struct nm *m)
+{
+	for (uint32_t q = 0; q <= m->queues; q++) {
+		m->sq[q].ring = NULL;
+		m->cq[q].ring = NULL;
+	}
 }
 
 static int model_quiesce(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint64_t iova, uint64_t len)
@@ -330,11 +340,7 @@ static int model_quiesce(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint
 		if (why == SVIO_VDEV_Q_STOP && r->step != NM_FREE && r->step != NM_HELD)
 			return -EAGAIN;
 	}
-	/* Pointers that are kept from poll to poll. */
-	for (uint32_t q = 0; q <= m->queues; q++) {
-		m->sq[q].ring = NULL;
-		m->cq[q].ring = NULL;
-	}
+	forget_rings(m);
 	if (m->dbbuf && why != SVIO_VDEV_Q_STOP &&
 	    (overlaps(m->shadow_iova, NM_PAGE, iova, len) || overlaps(m->eventidx_iova, NM_PAGE, iova, len))) {
 		/* The doorbells move back into the BAR, with the values that the buffers had. */
@@ -347,11 +353,25 @@ static int model_quiesce(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint
 	return 0;
 }
 
+/* The rings are plain memory to us, kept from poll to poll: without bus mastering they must not be used (PCIe 5.0 §7.5.1.1.3). */
+static void model_config_written(struct svio_vdev *dev, uint32_t off, uint32_t len)
+{
+	struct nm *m = svio_vdev_priv(dev);
+	bool off_now = !svio_vdev_bus_master(dev);
+
+	(void)off;
+	(void)len;
+	if (off_now && !m->no_master)
+		forget_rings(m);
+	m->no_master = off_now;
+}
+
 static void model_resume(struct svio_vdev *dev)
 {
 	struct nm *m = svio_vdev_priv(dev);
 
 	m->stopping = false;
+	m->no_master = !svio_vdev_bus_master(dev); /* what was loaded may say otherwise than what was written here */
 	svio__nm_doorbells_rebind(m);
 }
 
@@ -708,6 +728,7 @@ static int model_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 		return err;
 	}
 	m->doorbells = (uint8_t *)svio_vdev_bar_mem(dev, 0) + NVME_REG_DBS;
+	m->no_master = true; /* as after power-on */
 	ctrl_reset(m, true);
 	return 0;
 }
@@ -724,6 +745,7 @@ const struct svio_vdev_model svio_nvme_model = {
 	.reg_read = reg_read,
 	.reg_write = reg_write,
 	.poll = model_poll,
+	.config_written = model_config_written,
 	.reset = model_reset,
 	.quiesce = model_quiesce,
 	.resume = model_resume,
