@@ -70,8 +70,12 @@ static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, 
 			store += part;
 			len -= part;
 		}
-		if (len)
+		if (len) {
 			list = le64toh(__atomic_load_n(&entry[n], __ATOMIC_RELAXED));
+			/* A list page that holds only a pointer makes no progress: a loop of such would never end. */
+			if (n == 0 && (list & (NM_PAGE - 1)) == NM_PAGE - 8)
+				return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
+		}
 	}
 	return 0;
 }
