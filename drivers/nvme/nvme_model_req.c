@@ -18,6 +18,7 @@ struct nm_req *svio__nm_req_get(struct nm *m, struct nm_sq *sq)
 		if (r->step != NM_FREE || r->dma_busy)
 			continue;
 		r->sq = sq;
+		r->dma.buf = NULL; /* NM_FETCH tells by it whether the command was read: one cancelled while it was must not look so */
 		r->dw0 = 0;
 		r->status = 0;
 		r->no_irq = false;
