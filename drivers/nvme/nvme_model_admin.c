@@ -220,6 +220,8 @@ static uint16_t features(struct nm *m, struct nm_req *r, bool set)
 		return FAIL_CMD(NVME_SC_FEATURE_NOT_SAVEABLE);
 	if (!set && sel == 3) { /* supported capabilities: changeable or nothing */
 		r->dw0 = fid == NVME_FEAT_NUM_QUEUES || fid == NVME_FEAT_WRITE_CACHE ? 4 : 0;
+		if (r->len) /* of a feature with data: what the buffer held before is nobody's to see */
+			memset(r->buf, 0, r->len);
 		return 0;
 	}
 	switch (fid) {
@@ -273,6 +275,20 @@ static uint16_t features(struct nm *m, struct nm_req *r, bool set)
 
 /* ---- queues (§5.3 to §5.6) ----------------------------------------------------------------------------- */
 
+/*
+ * Completions that found no room before their submission queue was deleted. They are lost with the completion queue, whose memory is
+ * the host's again, and with a new queue of the same name, to which they do not belong.
+ */
+static void drop_leftovers(struct nm *m, const struct nm_sq *sq, const struct nm_cq *cq)
+{
+	for (uint32_t i = 0; i < NM_REQS; i++) {
+		struct nm_req *r = &m->req[i];
+
+		if (r->step != NM_FREE && (r->sq == sq || r->sq->cq == cq))
+			svio__nm_req_drop(m, r);
+	}
+}
+
 static uint16_t create_cq(struct nm *m, const struct nvme_cmd *cmd)
 {
 	uint32_t qid = dw(cmd->cdw10) & 0xffff, size = (dw(cmd->cdw10) >> 16) + 1, how = dw(cmd->cdw11);
@@ -314,6 +330,7 @@ static uint16_t create_sq(struct nm *m, const struct nvme_cmd *cmd)
 	if (iova & (NM_PAGE - 1))
 		return FAIL(NVME_SC_PRP_OFFSET);
 	sq = &m->sq[qid];
+	drop_leftovers(m, sq, NULL);
 	*sq = (struct nm_sq){ .cq = &m->cq[cqid], .size = size, .id = (uint16_t)qid, .cqid = (uint16_t)cqid, .used = true,
 			      .iova = iova };
 	sq->cq->sqs++;
@@ -349,6 +366,7 @@ static uint16_t delete_cq(struct nm *m, const struct nvme_cmd *cmd)
 		return FAIL_CMD(NVME_SC_QID_INVALID);
 	if (m->cq[qid].sqs)
 		return FAIL_CMD(NVME_SC_QUEUE_DELETION);
+	drop_leftovers(m, NULL, &m->cq[qid]);
 	m->cq[qid].used = false;
 	return 0;
 }
