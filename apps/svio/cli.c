@@ -77,11 +77,15 @@ static int unknown_command(const char *prefix, const struct cli_command *table, 
 
 static int run_command(const char *prefix, const struct cli_command *cmd, int argc, char **argv)
 {
-	char *full;
+	static char full[128];
+	char name[sizeof(full)];
 
-	/* argp takes the name in its messages from argv[0]. Lives as long as argv. */
-	if (asprintf(&full, "%s %s", prefix, cmd->name) < 0)
-		return cli_fail(-ENOMEM);
+	/*
+	 * argp takes the name in its messages from argv[0]: static, since argv outlives this call. A nested table's prefix is
+	 * the name that its parent made here, so it is put together elsewhere first.
+	 */
+	snprintf(name, sizeof(name), "%s %s", prefix, cmd->name);
+	memcpy(full, name, sizeof(full));
 	argv[0] = full;
 	return cmd->run(argc, argv);
 }

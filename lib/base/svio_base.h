@@ -18,7 +18,9 @@
 #include <endian.h>
 #include <errno.h>
 #include <stdarg.h>
+#ifndef __cplusplus
 #include <stdatomic.h>
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,6 +28,13 @@
 
 #ifdef __cplusplus
 extern "C" {
+#define SVIO_STATIC_ASSERT static_assert
+#define SVIO_ALIGNAS	   alignas
+#define SVIO_ATOMIC(type)  type /* C++ reaches such fields by our inline functions only */
+#else
+#define SVIO_STATIC_ASSERT _Static_assert
+#define SVIO_ALIGNAS	   _Alignas
+#define SVIO_ATOMIC(type)  _Atomic type
 #endif
 
 /* ---- compiler ---------------------------------------------------------------------------------- */

@@ -16,8 +16,13 @@
 #include <stdint.h>
 
 #define SVIO_VFU_PACKED __attribute__((packed))
+#ifdef __cplusplus
+#define SVIO_VFU_ASSERT static_assert
+#else
+#define SVIO_VFU_ASSERT _Static_assert
+#endif
 #define SVIO_VFU_SIZE(type, bytes) \
-	_Static_assert(sizeof(struct type) == (bytes), #type " is " #bytes " bytes on the wire")
+	SVIO_VFU_ASSERT(sizeof(struct type) == (bytes), #type " is " #bytes " bytes on the wire")
 
 #define SVIO_VFU_MAJOR 0
 #define SVIO_VFU_MINOR 1 /* newest minor we speak; QEMU 11 says 0, SPDK says 1 */

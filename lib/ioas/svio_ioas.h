@@ -100,19 +100,21 @@ struct svio_ioas_hot_range {
 	uint64_t delta;
 };
 
+typedef const struct svio_ioas_hot_range *svio_ioas_hot_ptr;
+
 struct svio_ioas_hot {
-	_Alignas(SVIO_CACHELINE) const struct svio_ioas_hot_range *_Atomic range; /* never NULL */
+	SVIO_ALIGNAS(SVIO_CACHELINE) SVIO_ATOMIC(svio_ioas_hot_ptr) range; /* never NULL */
 	struct svio_ioas_hot_range near[2];
 	uint64_t reserved;
 };
-_Static_assert(sizeof(struct svio_ioas_hot) == SVIO_CACHELINE, "one line for a translation");
+SVIO_STATIC_ASSERT(sizeof(struct svio_ioas_hot) == SVIO_CACHELINE, "one line for a translation");
 
 /* The table behind svio_ioas_iova(). Lock-free. */
 uint64_t svio_ioas_lookup(const struct svio_ioas *ioas, uint64_t va, uint64_t len);
 
 static inline const struct svio_ioas_hot_range *svio_ioas_hot_range(const struct svio_ioas *ioas)
 {
-	return atomic_load_explicit(&((const struct svio_ioas_hot *)(const void *)ioas)->range, memory_order_acquire);
+	return __atomic_load_n((const svio_ioas_hot_ptr *)(const void *)ioas, __ATOMIC_ACQUIRE); /* its first word */
 }
 
 /*

@@ -339,20 +339,22 @@ void svio_vdev_config_wmask(struct svio_vdev *dev, uint32_t off, unsigned int wi
 
 enum svio_vdev_access { SVIO_VDEV_READ, SVIO_VDEV_WRITE }; /* the device reads or writes client memory */
 
+struct svio_vdev_hit {
+	uint64_t iova, len; /* last mapping found; len 0 = none */
+	uint8_t *ptr;
+};
+
 /*
  * An address space of the device. Today every device has one, for requests without PASID; the
  * software IOMMU adds one per PASID. The first cache line is public for the inline translation and
  * dirty marking; it belongs to the server's thread.
  */
 struct svio_vdev_as {
-	struct svio_vdev_hit {
-		uint64_t iova, len; /* last mapping found; len 0 = none */
-		uint8_t *ptr;
-	} hit[2]; /* by enum svio_vdev_access */
+	struct svio_vdev_hit hit[2]; /* by enum svio_vdev_access */
 	void *dirty;		/* dirty log, NULL while off */
 	struct svio_vdev *dev;
 } __attribute__((aligned(SVIO_CACHELINE)));
-_Static_assert(sizeof(struct svio_vdev_as) == SVIO_CACHELINE, "one cache line");
+SVIO_STATIC_ASSERT(sizeof(struct svio_vdev_as) == SVIO_CACHELINE, "one cache line");
 
 /* Space 0, requests without PASID: the first member of the device. */
 static inline struct svio_vdev_as *svio_vdev_as0(struct svio_vdev *dev)

@@ -116,26 +116,26 @@ enum svio_device_event {
  * Writers are rare: the SIGBUS handler, the watcher thread, and reset.
  */
 struct svio_device_hot {
-	_Alignas(SVIO_CACHELINE) _Atomic uint32_t events;
+	SVIO_ALIGNAS(SVIO_CACHELINE) SVIO_ATOMIC(uint32_t) events;
 	uint32_t reserved[15];
 };
-_Static_assert(sizeof(struct svio_device_hot) == SVIO_CACHELINE, "one cache line, shared with nothing");
+SVIO_STATIC_ASSERT(sizeof(struct svio_device_hot) == SVIO_CACHELINE, "one cache line, shared with nothing");
 
 /* Pending enum svio_device_event bits. Any thread; relaxed, since what follows takes the slow path anyway. */
 static inline uint32_t svio_device_events(const struct svio_device *dev)
 {
-	return atomic_load_explicit(&((const struct svio_device_hot *)(const void *)dev)->events, memory_order_relaxed);
+	return __atomic_load_n((const uint32_t *)(const void *)dev, __ATOMIC_RELAXED); /* events is its first word */
 }
 
 /* Raise or withdraw events. Any thread; set is async-signal-safe. */
 static inline void svio_device_event_set(struct svio_device *dev, uint32_t events)
 {
-	atomic_fetch_or(&((struct svio_device_hot *)(void *)dev)->events, events);
+	__atomic_fetch_or((uint32_t *)(void *)dev, events, __ATOMIC_SEQ_CST);
 }
 
 static inline void svio_device_event_clear(struct svio_device *dev, uint32_t events)
 {
-	atomic_fetch_and(&((struct svio_device_hot *)(void *)dev)->events, ~events);
+	__atomic_fetch_and((uint32_t *)(void *)dev, ~events, __ATOMIC_SEQ_CST);
 }
 
 /* ---- regions --------------------------------------------------------------------------------------- */

@@ -116,7 +116,8 @@ static bool answer(int fd, struct svio_vfu_hdr *req, const void *body, size_t le
 
 	if (region_fd >= 0)
 		fds[nfds++] = region_fd;
-	memcpy(big, body, len);
+	if (len)
+		memcpy(big, body, len);
 	hdr.size = (uint32_t)(sizeof(hdr) + len);
 	if (srv.lie != HONEST && srv.at == req->cmd) {
 		switch (srv.lie) {
