@@ -96,7 +96,10 @@ test)
 bench)
 	install_packages "${build_packages[@]}" "${test_packages[@]}"
 	do_build
-	SVIO_BUILD=$build exec "$top/test/bench/run" "$@"
+	say "bench: the driver's hot path, in instructions"
+	SVIO_BUILD=$build "$top/test/bench/run" "$@"
+	say "bench: device and driver in two processes"
+	SVIO_BUILD=$build exec "$top/test/bench/vfio_user" "$@"
 	;;
 packages)
 	lab_packages
