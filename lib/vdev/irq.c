@@ -251,6 +251,18 @@ void svio__vd_irq_flush(struct svio_vdev *dev)
 	intx_update(dev);
 }
 
+/*
+ * Before an unmask looks at the pin: a model that derives the level from doorbells has it right
+ * when it has been polled, and the store that lowered it may have come just before. QEMU sends both
+ * for one access of the guest, and a signal for nothing is a storm there: its pin falls only at the
+ * next access to a BAR, which a driver that found nothing to do does not make.
+ */
+static void settle_level(struct svio_vdev *dev)
+{
+	if (dev->irq.level && dev->model->poll && svio__vd_running(dev))
+		dev->model->poll(dev);
+}
+
 static void raise_single(struct svio_vdev *dev, uint32_t index)
 {
 	if (dev->irq.idx[index].fds[0] >= 0)
@@ -273,6 +285,7 @@ void svio__vd_irq_resample(struct svio_vdev *dev)
 
 	if (dev->irq.resample < 0 || read(dev->irq.resample, &n, sizeof(n)) < 0)
 		return;
+	settle_level(dev);
 	dev->irq.intx_masked = false;
 	intx_update(dev);
 }
@@ -435,6 +448,7 @@ int svio__vd_irq_set(struct svio_vdev *dev, const struct svio_vfu_irq_set *set,
 	n = dev->irq.idx[set->index].count;
 	if (set->start > n || set->count > n - set->start)
 		return -EINVAL;
+	settle_level(dev);
 	if (data == SVIO_VFU_IRQ_DATA_EVENTFD)
 		return set->count ? set_eventfds(dev, set, fds, nfds) : -EINVAL;
 	if (data == SVIO_VFU_IRQ_DATA_NONE && action == SVIO_VFU_IRQ_ACTION_TRIGGER &&

@@ -83,6 +83,8 @@ static unsigned int poll(struct svio_vdev *dev)
 	uint32_t v = __atomic_load_n(doorbell, __ATOMIC_ACQUIRE);
 
 	p->polls++;
+	if (p->lazy_pin)
+		svio_vdev_intx_set(dev, v & 1);
 	if (v == p->doorbell_seen)
 		return 0;
 	p->doorbell_seen = v;

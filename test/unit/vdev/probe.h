@@ -31,6 +31,7 @@ struct probe {
 	unsigned int precopies, precopies_loaded;
 	bool fail_load;
 	uint64_t watch_iova; /* checked in quiesce() */
+	bool lazy_pin;	     /* poll() sets the pin's level: that of bit 0 of the doorbell */
 };
 
 extern const struct svio_vdev_model probe_model;
