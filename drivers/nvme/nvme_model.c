@@ -33,12 +33,30 @@ void svio__nm_doorbells_rebind(struct nm *m)
 		m->sq[q].tail_db = (const uint32_t *)(void *)(base + db_offset(q, false));
 		m->cq[q].head_db = (const uint32_t *)(void *)(base + db_offset(q, true));
 		m->sq[q].eventidx = q && m->eventidx ? (uint32_t *)(void *)(m->eventidx + db_offset(q, false)) : NULL;
+		m->cq[q].eventidx = q && m->eventidx ? (uint32_t *)(void *)(m->eventidx + db_offset(q, true)) : NULL;
 	}
+}
+
+/*
+ * The host's head, and a ring of the doorbell when it moves on. In its memory (§5.7) it would move unseen while the server sleeps, and also
+ * on QEMU with INTx, which takes an access to the BAR for the end of the interrupt and keeps its pin up until one comes.
+ */
+static uint32_t head_told(const struct nm *m, struct nm_cq *cq)
+{
+	uint32_t head = nm_db_load(cq->head_db);
+
+	if (cq->eventidx && (m->sleeps || svio_vdev_irq_mode(m->dev) == SVIO_VDEV_IRQ_INTX)) {
+		__atomic_store_n(cq->eventidx, htole32(head), __ATOMIC_SEQ_CST);
+		svio_vdev_dma_mark(m->dev, m->eventidx_iova, NM_PAGE);
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		head = nm_db_load(cq->head_db); /* the host may have looked just before */
+	}
+	return head;
 }
 
 bool svio__nm_cq_room_slow(struct nm *m, struct nm_cq *cq)
 {
-	uint32_t head = nm_db_load(cq->head_db);
+	uint32_t head = head_told(m, cq);
 
 	if (head >= cq->size) {
 		svio__nm_event(m, NVME_AER_ERROR, NVME_AER_BAD_DOORBELL_VALUE, NVME_LOG_ERROR);
@@ -56,8 +74,8 @@ static void intx_update(struct nm *m)
 	bool level = false;
 
 	if (svio_vdev_irq_mode(m->dev) == SVIO_VDEV_IRQ_INTX && m->csts & NVME_CSTS_RDY && !(m->intmask & 1))
-		for (uint32_t q = 0; q <= m->queues && !level; q++)
-			level = m->cq[q].used && m->cq[q].ien && nm_db_load(m->cq[q].head_db) != m->cq[q].tail;
+		for (uint32_t q = 0; q <= m->queues; q++)
+			level |= m->cq[q].used && m->cq[q].ien && head_told(m, &m->cq[q]) != m->cq[q].tail;
 	if (level != m->intx) {
 		m->intx = level;
 		svio_vdev_intx_set(m->dev, level);
@@ -645,7 +663,22 @@ static uint64_t pow2(uint64_t v)
 	return p;
 }
 
-static int describe(struct svio_vdev *dev, struct nm *m)
+/* The best kind of interrupt that the function has; the lesser ones are always there too. */
+static int parse_irq(const char *text, enum svio_vdev_irq_mode *best)
+{
+	static const char *const names[] = { [SVIO_VDEV_IRQ_INTX] = "intx", [SVIO_VDEV_IRQ_MSI] = "msi",
+					     [SVIO_VDEV_IRQ_MSIX] = "msix" };
+
+	for (unsigned int i = SVIO_VDEV_IRQ_INTX; i < SVIO_ARRAY_SIZE(names); i++) {
+		if (!text || strcmp(text, names[i]) == 0) {
+			*best = text ? (enum svio_vdev_irq_mode)i : SVIO_VDEV_IRQ_MSIX;
+			return 0;
+		}
+	}
+	return svio_fail(EINVAL, "nvme: irq=%s: the best kind of interrupt is intx, msi or msix", text);
+}
+
+static int describe(struct svio_vdev *dev, struct nm *m, enum svio_vdev_irq_mode irq)
 {
 	uint32_t vectors = m->queues + 1, table = SVIO_ALIGN_UP(vectors * 16, NM_PAGE);
 	struct svio_vdev_area area = { NVME_REG_DBS, m->db_bytes };
@@ -655,16 +688,16 @@ static int describe(struct svio_vdev *dev, struct nm *m)
 							.subsys = NM_DEVICE, .class_code = 0x010802, .int_pin = 1 });
 	err = svio_vdev_add_bar(dev, 0, pow2(SVIO_MAX(NVME_REG_DBS + m->db_bytes, 4 * NM_PAGE)), SVIO_VDEV_BAR_64, &area, 1);
 	if (!err)
-		err = svio_vdev_add_bar(dev, 4, pow2(2 * (uint64_t)table), 0, NULL, 0);
+		err = irq < SVIO_VDEV_IRQ_MSIX ? 0 : svio_vdev_add_bar(dev, 4, pow2(2 * (uint64_t)table), 0, NULL, 0);
 	if (err)
 		return err;
 	/* Each returns an offset, or an error. */
 	err = svio_vdev_cap_pm(dev);
 	if (err >= 0)
 		err = svio_vdev_cap_pcie(dev, SVIO_VDEV_PCIE_FLR);
-	if (err >= 0)
+	if (err >= 0 && irq >= SVIO_VDEV_IRQ_MSI)
 		err = svio_vdev_cap_msi(dev, 1, true);
-	if (err >= 0)
+	if (err >= 0 && irq >= SVIO_VDEV_IRQ_MSIX)
 		err = svio_vdev_cap_msix(dev, vectors, 4, 0, 4, table);
 	return err < 0 ? err : 0;
 }
@@ -673,6 +706,7 @@ static int model_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 {
 	struct nm *m = svio_vdev_priv(dev);
 	uint64_t queues, entries, nns, size, lba;
+	enum svio_vdev_irq_mode irq = SVIO_VDEV_IRQ_MSIX;
 	bool direct, readonly, shared;
 	int err;
 
@@ -700,7 +734,9 @@ static int model_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 		return err;
 	if (lba != 512 && lba != 4096)
 		return svio_fail(EINVAL, "nvme: lba=%llu: blocks have 512 or 4096 bytes", (unsigned long long)lba);
-	err = svio__nm_inject_parse(m, svio_vdev_arg(args, "inject"));
+	err = parse_irq(svio_vdev_arg(args, "irq"), &irq);
+	if (!err)
+		err = svio__nm_inject_parse(m, svio_vdev_arg(args, "inject"));
 	if (err)
 		return err;
 	m->queues = (uint32_t)queues;
@@ -722,7 +758,7 @@ static int model_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 	if (svio_vdev_get_flags(dev) & SVIO_VDEV_SLEEPS)
 		m->sleeps = true;
 	if (!err)
-		err = describe(dev, m);
+		err = describe(dev, m, irq);
 	if (err) {
 		model_fini(dev);
 		return err;
@@ -736,7 +772,7 @@ static int model_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 const struct svio_vdev_model svio_nvme_model = {
 	.name = "nvme",
 	.help = "size=1G | file=PATH (file2=… for more), namespaces=N, lba=512|4096, queues=N, entries=N, direct, ro, shared, "
-		"nguid=HEX, dbbuf, inject=RULES",
+		"nguid=HEX, dbbuf, irq=msix|msi|intx, inject=RULES",
 	.priv_size = sizeof(struct nm),
 	.max_access = 8,
 	.state_version = 1,

@@ -55,6 +55,7 @@ struct nm_ns {
 struct nm_cq {
 	_Alignas(SVIO_CACHELINE) struct nvme_cqe *ring; /* NULL: not (yet) a pointer; see nm_cq_ring() */
 	const uint32_t *head_db;
+	uint32_t *eventidx; /* as of nm_sq; the host rings when its head passes this value */
 	uint32_t size, tail, head; /* head: as last read from the doorbell */
 	uint16_t phase;		   /* of the entries that we write now */
 	uint16_t vector;

@@ -59,8 +59,10 @@ static void identify_ctrl(const struct nm *m, struct nvme_id_ctrl *id)
 {
 	char serial[21];
 
-	snprintf(serial, sizeof(serial), "SVIO%02x%02x%02x%02x%02x%02x", m->ns[0].nguid[10], m->ns[0].nguid[11],
-		 m->ns[0].nguid[12], m->ns[0].nguid[13], m->ns[0].nguid[14], m->ns[0].nguid[15]);
+	/* All of its second half, where a file's inode number is: two files on one file system are two controllers. */
+	snprintf(serial, sizeof(serial), "SVIO%02x%02x%02x%02x%02x%02x%02x%02x", m->ns[0].nguid[8], m->ns[0].nguid[9],
+		 m->ns[0].nguid[10], m->ns[0].nguid[11], m->ns[0].nguid[12], m->ns[0].nguid[13], m->ns[0].nguid[14],
+		 m->ns[0].nguid[15]);
 	id->vid = svio_cpu_to_le16(NM_VENDOR);
 	id->ssvid = svio_cpu_to_le16(NM_VENDOR);
 	pad(id->sn, sizeof(id->sn), serial);
