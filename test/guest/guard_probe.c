@@ -10,7 +10,8 @@
  *	guard_probe foreign DEV	a truncated file of our own reaches the earlier handler
  *	guard_probe die DEV	the same without such a handler: ends by SIGBUS
  *
- * DEV is QEMU's nvme, edu or pci-testdev. Prints "ok - " and "not ok - " lines. Registers: NVMe 1.4
+ * DEV is QEMU's nvme, edu or pci-testdev, or our model of nvme or edu (with its option `map`) over vfio-user, of whose BARs
+ * only some pages can be mapped: memory that holds what was stored (nvme doorbells, edu's buffer). Prints "ok - " and "not ok - " lines. Registers: NVMe 1.4
  * §3.1 (CAP 00h, VS 08h, AQA 24h, CSTS 1Ch); QEMU docs/specs/edu.rst (00h identification, 80h DMA
  * source) and docs/specs/pci-testdev.rst (the memory BAR's header is constant but for its count).
  */
@@ -37,11 +38,16 @@ static const struct kind {
 	uint32_t fixed[4], num_fixed; /* registers that nobody changes; 4-byte loads */
 	uint32_t wide;		      /* offset of a fixed 8-byte register, or UINT32_MAX */
 	uint32_t scratch; /* one that can be stored to without consequence, or UINT32_MAX */
-	bool resets;	  /* the kernel can reset it alone */
+	bool resets;	  /* it can be reset alone */
+	uint64_t at;	  /* the mapping's offset in the BAR, to which the others are relative */
+	uint32_t echo;	  /* memory: what is stored by region access is read through the mapping; or UINT32_MAX */
 } kinds[] = {
-	{ 0x1b36, 0x0010, "nvme", { 0x00, 0x04, 0x08 }, 3, 0x00, 0x24, true },
-	{ 0x1234, 0x11e8, "edu", { 0x00 }, 1, UINT32_MAX, 0x80, false },
-	{ 0x1b36, 0x0005, "pci-testdev", { 0x00, 0x04, 0x08 }, 3, UINT32_MAX, UINT32_MAX, false },
+	{ 0x1b36, 0x0010, "nvme", { 0x00, 0x04, 0x08 }, 3, 0x00, 0x24, true, 0, UINT32_MAX },
+	{ 0x1234, 0x11e8, "edu", { 0x00 }, 1, UINT32_MAX, 0x80, false, 0, UINT32_MAX },
+	{ 0x1b36, 0x0005, "pci-testdev", { 0x00, 0x04, 0x08 }, 3, UINT32_MAX, UINT32_MAX, false, 0, UINT32_MAX },
+}, models[] = {
+	{ 0x1234, 0x5356, "nvme model", { 0x80, 0x84 }, 2, 0x88, 0x100, true, 0x1000, 0x200 },
+	{ 0x1234, 0x11e8, "edu model", { 0x80, 0x84 }, 2, 0x88, 0x100, true, 0x40000, 0x200 },
 };
 
 static const struct kind *kind;
@@ -148,13 +154,25 @@ static bool reads_ones(void)
 	       (kind->wide == UINT32_MAX || svio_mmio_read64(reg(kind->wide)) == UINT64_MAX);
 }
 
+/* The mapping leads to the device, not to some other page that reads the same. */
+static bool echoes(void)
+{
+	static uint32_t n;
+
+	if (kind->echo == UINT32_MAX)
+		return true;
+	n++;
+	return svio_device_region_write(dev, 0, kind->at + kind->echo, &n, sizeof(n)) == 0 &&
+	       svio_mmio_read32(reg(kind->echo)) == n;
+}
+
 static bool reads_right(void)
 {
 	bool right = true;
 
 	for (uint32_t i = 0; i < kind->num_fixed; i++)
 		right = right && svio_mmio_read32(reg(kind->fixed[i])) == fixed[i];
-	return right && (kind->wide == UINT32_MAX || svio_mmio_read64(reg(kind->wide)) == wide);
+	return right && (kind->wide == UINT32_MAX || svio_mmio_read64(reg(kind->wide)) == wide) && echoes();
 }
 
 /* Both with the hammer running, and with it having run in that state. */
@@ -387,10 +405,13 @@ static bool setup(const char *name)
 	for (size_t i = 0; i < SVIO_ARRAY_SIZE(kinds); i++)
 		if (kinds[i].vendor == info.vendor && kinds[i].device == info.device)
 			kind = &kinds[i];
+	for (size_t i = 0; info.transport == SVIO_TRANSPORT_USER && i < SVIO_ARRAY_SIZE(models); i++)
+		if (models[i].vendor == info.vendor && models[i].device == info.device)
+			kind = &models[i];
 	if (!kind)
 		return check(false, "%s is %04x:%04x, which is none of mine", name, info.vendor,
 			     info.device);
-	if (svio_bar_map(dev, 0, 0, 0, 0, &bar) != 0)
+	if (svio_bar_map(dev, 0, kind->at, 0, 0, &bar) != 0)
 		return check(false, "map BAR 0");
 	for (uint32_t i = 0; i < kind->num_fixed; i++)
 		fixed[i] = svio_mmio_read32(reg(kind->fixed[i]));

@@ -7,6 +7,7 @@
  *	ioas_probe memlock DEV		as an ordinary user with a small RLIMIT_MEMLOCK
  *	ioas_probe enough DEV		the same with a sufficient one
  *	ioas_probe overlap DEV
+ *	ioas_probe models DEV DEV	two vfio-user devices in one address space: each has a domain of its own
  *	ioas_probe aperture DEV		under an IOMMU of 39 bits
  *	ioas_probe numa			memory of two nodes
  *
@@ -157,6 +158,43 @@ static void two(char **names)
 	check(svio_device_domain(a) != svio_device_domain(b), "and out of the container");
 	svio_device_close(b);
 	gone(ioas, a);
+}
+
+/* vfio-user: no container, nothing locked; whoever serves the device has what is mapped, in the same place. */
+static void models(char **names)
+{
+	struct svio_device *a = open_device(names[0]), *b = open_device(names[1]);
+	struct svio_ioas *ioas = make(0);
+	struct svio_dma_map again = { .len = 4096, .prot = RW, .fd = -1 };
+	struct svio_ioas_stats s;
+	uint8_t *p, *q, *m = pages(8192);
+
+	check(svio_ioas_attach(ioas, a) == 0, "the first device is attached");
+	p = svio_mem_alloc(4096, 4096, -1);
+	check(p && svio_ioas_iova(ioas, p) == (uintptr_t)p, "IOVA = VA");
+	check(svio_ioas_map(ioas, m, 4096, RW, -1, 0, NULL) == 0, "memory without a descriptor is mapped");
+	check(svio_ioas_attach(ioas, b) == 0, "the second device is attached");
+	svio_ioas_get_stats(ioas, &s);
+	check(s.devices == 2 && s.domains == 2 && s.identity, "%" PRIu64 " devices, %" PRIu64 " domains", s.devices, s.domains);
+	q = svio_mem_alloc(80 * MIB, 0, -1);
+	check(q && svio_ioas_iova_range(ioas, q, 80 * MIB) == (uintptr_t)q, "memory that the arena grew by is mapped");
+	/* Each connection has it in its own book, of what its server was told. */
+	for (int i = 0; i < 3; i++) {
+		again.vaddr = m + 4096;
+		again.iova = i == 0 ? (uintptr_t)p : i == 1 ? (uintptr_t)q : (uintptr_t)m;
+		check(svio_dma_map(svio_device_domain(a), &again) == -EEXIST && svio_dma_map(svio_device_domain(b), &again) == -EEXIST,
+		      "it is there on both: %d", i);
+	}
+	check(svio_ioas_detach(ioas, a) == 0, "the first is detached");
+	again.iova = (uintptr_t)m;
+	check(svio_dma_map(svio_device_domain(a), &again) == 0 && svio_dma_unmap(svio_device_domain(a), again.iova, 4096) == 0,
+	      "nothing is left in it");
+	check(svio_dma_map(svio_device_domain(b), &again) == -EEXIST, "the second has it still");
+	svio_device_close(a);
+	svio_mem_free(p);
+	svio_mem_free(q);
+	gone(ioas, b);
+	munmap(m, 8192);
 }
 
 static void entries(char **names)
@@ -324,7 +362,7 @@ int main(int argc, char **argv)
 		int devices;
 		void (*run)(char **names);
 	} cases[] = {
-		{ "two", 2, two }, { "entries", 1, entries }, { "memlock", 1, memlock }, { "enough", 1, enough },
+		{ "two", 2, two }, { "models", 2, models }, { "entries", 1, entries }, { "memlock", 1, memlock }, { "enough", 1, enough },
 		{ "overlap", 1, overlap }, { "aperture", 1, aperture }, { "numa", 0, numa },
 	};
 	const struct svio_mem_opts opts = { .size = sizeof(opts), .huge = SVIO_MEM_HUGE_NEVER };
@@ -356,6 +394,6 @@ int main(int argc, char **argv)
 		}
 		return failed;
 	}
-	fprintf(stderr, "usage: ioas_probe two|entries|memlock|enough|overlap|aperture|numa [DEVICE]...\n");
+	fprintf(stderr, "usage: ioas_probe two|models|entries|memlock|enough|overlap|aperture|numa [DEVICE]...\n");
 	return 2;
 }

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Where threads meet: the model's, the connection's reader and the pollers, in one process. For ThreadSanitizer.
+set -u
+. "$(dirname "$0")/lib.sh"
+
+load=(--rw randrw --verify --time 1 --qd 16 --range 0:8192)
+check "sim: 2 queues" perf 0 sim:nvme,size=16M "${load[@]}" --queues 2 -- "${proved[@]}"
+check "sim: sleeping client" perf 0 sim:nvme,size=16M "${load[@]}" --interrupt -- "${proved[@]}"
+check "sim: decoding off and on, function and controller resets, 2 queues" perf 0 sim:nvme,size=16M "${load[@]}" --queues 2 \
+	--disturb decode:4 --disturb reset:2 --disturb controller:2 -- "${proved[@]}"
+check "sim: connections" timeout "$limit" "$probes/cycle_probe" sim:nvme,size=1M 50
+exit $failed
