@@ -133,6 +133,9 @@ static size_t patched(unsigned int which, struct fz_in *in, uint8_t *stream)
 
 static void check_identity(const struct svio_vdev *dev, const uint8_t *ref)
 {
+	uint32_t power = dev->cap_pm ? svio_vdev_config_get(dev, dev->cap_pm + PCI_PM_CTRL, 2) & PCI_PM_CTRL_STATE_MASK : 0;
+
+	FZ_CHECK(power == 0 || power == 3); /* the states that the device has */
 	for (uint32_t i = 0; i < VD_CFG_SIZE; i++) {
 		uint8_t fixed = (uint8_t)~(dev->wmask[i] | dev->w1c[i]);
 
