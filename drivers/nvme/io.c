@@ -6,6 +6,10 @@
  * into the ledger; free ids lie on a stack, so that the warmest is used next. The entry is written with whole
  * 64-bit words and never read back.
  */
+#if defined(__GNUC__) && !defined(__clang__)
+/* Two words of a ledger put together in a vector register cost more than two stores. */
+#pragma GCC optimize("no-tree-slp-vectorize")
+#endif
 #include "nvme_priv.h"
 
 /* ---- doorbells ------------------------------------------------------------------------------------- */
@@ -69,36 +73,21 @@ static inline __attribute__((always_inline)) void ring_cq(struct svio_nvme_qp *q
 
 /* ---- submission -------------------------------------------------------------------------------------- */
 
-/*
- * CDW2-3, MPTR and CDW14-15 are zero in every command of this driver: prepare_rings() has written them once, and nobody does again.
- */
-static inline __attribute__((always_inline)) void write_sqe(struct nvme_cmd *sqe, uint32_t opcode_flags, uint32_t cid,
-							    uint32_t nsid, uint64_t dptr0, uint64_t dptr1,
-							    uint64_t cdw10_11, uint64_t cdw12_13)
-{
-	uint64_t *w = (uint64_t *)(void *)sqe;
-
-	*(uint16_t *)(void *)sqe = htole16((uint16_t)opcode_flags);
-	sqe->cid = svio_cpu_to_le16(cid);
-	sqe->nsid = svio_cpu_to_le32(nsid);
-	w[3] = htole64(dptr0);
-	w[4] = htole64(dptr1);
-	w[5] = htole64(cdw10_11);
-	w[6] = htole64(cdw12_13);
-}
-
 /* What is not the rule at the end of a submission; nothing has been told to the controller yet. */
-static __attribute__((noinline)) int committed(struct svio_nvme_qp *qp, uint32_t flags, struct nvme_req *req)
+static __attribute__((noinline)) int committed(struct svio_nvme_qp *qp, uint32_t flags)
 {
+	struct nvme_cmd *sqe = &qp->sq[(uint32_t)(qp->seq - 1) & qp->mask];
+	struct nvme_req *req = &qp->reqs[nvme_free_ids(qp)[qp->free_idx - 1]]; /* taken, but still there */
+
 	if (flags & ~(SVIO_NVME_MORE | SVIO_NVME_FUA | qp->shadow_mode)) { /* undone: the id is still on the stack */
 		req->op = NVME_REQ_FREE;
-		qp->free_top++;
+		qp->free_idx--;
 		qp->seq--;
 		return -EINVAL;
 	}
 	if (flags & SVIO_NVME_FUA) {
 		req->flags |= NVME_REQ_FUA;
-		qp->sq[req->seq & qp->mask].cdw12 = svio_cpu_to_le32((req->nlb - 1) | NVME_RW_FUA);
+		sqe->cdw12 = svio_cpu_to_le32((req->nlb - 1) | NVME_RW_FUA);
 	}
 	if (flags & SVIO_NVME_MORE)
 		qp->held = qp->seq;
@@ -107,57 +96,111 @@ static __attribute__((noinline)) int committed(struct svio_nvme_qp *qp, uint32_t
 	return 0;
 }
 
-/*
- * Write the next entry and the ledger of the id on top of the stack, take it, and tell the controller. The order of the lines
- * is that in which values die, which spares registers and their saving. CDW2-3, MPTR and CDW14-15 are zero in every
- * command of this driver: prepare_rings() wrote them once.
- */
-static inline __attribute__((always_inline)) int submit(struct svio_nvme_qp *qp, uint64_t top, const struct svio_nvme_ns *ns,
-							uint32_t opcode, uint32_t op, uint64_t dptr0, uint64_t dptr1,
-							uint64_t cdw10_11, uint64_t cdw12, uint64_t lba, uint32_t nlb,
-							uint32_t flags, svio_nvme_cb cb, void *ctx)
-{
-	uint64_t seq = qp->seq, cid = qp->free_cids[top], pair;
-	struct nvme_cmd *sqe = &qp->sq[seq & qp->mask];
-	uint64_t *w = (uint64_t *)(void *)sqe;
-	struct nvme_req *req;
+static const uint64_t no_delta;
 
-	qp->free_top = top;
-	sqe->cid = svio_cpu_to_le16(cid);
-	req = &qp->reqs[cid];
-	sqe->opcode = (uint8_t)opcode;
-	sqe->flags = (uint8_t)(opcode >> 8);
-	w[3] = htole64(dptr0);
-	w[4] = htole64(dptr1);
+/* The compiler shall take this value as it is from here on, instead of an expression of which it keeps the parts in registers. */
+#define OPAQUE(x) __asm__("" : "+r"(x))
+
+/* nlb as the wire has it, 0's based; 0 for commands without. Not shared with an earlier nlb - 1, which would hold a register. */
+static inline __attribute__((always_inline)) uint64_t wire_nlb(uint64_t nlb, bool has_nlb)
+{
+	uint64_t v;
+
+	if (!has_nlb)
+		return 0;
+#if defined(__x86_64__)
+	__asm__("lea -1(%1), %0" : "=r"(v) : "r"(nlb));
+#else
+	v = nlb - 1;
+#endif
+	return v;
+}
+
+/* Take an id: false when there was none (free_idx is 1 then). */
+static inline __attribute__((always_inline)) bool take_id(struct svio_nvme_qp *qp)
+{
+#if defined(__x86_64__)
+	bool none;
+
+	/* The sum's own flags; the compiler would test the sum once more. */
+	__asm__("addq $1, %0" : "+m"(qp->free_idx), "=@ccg"(none));
+	return !none;
+#else
+	return ++qp->free_idx <= 0;
+#endif
+}
+
+/* The compiler shall not mix what is before with what is after: fewer values live at once, and no register to save. */
+static inline __attribute__((always_inline)) void in_order_here(void)
+{
+	__asm__ volatile("" ::: "memory");
+}
+
+/*
+ * Write the next entry and the ledger of the id that the caller took from the stack, and tell the controller. The order of the lines is
+ * that in which values die, and what comes on the stack is fetched from there last: both spare registers, and the saving of
+ * registers. CDW2-3, MPTR and CDW14-15 are zero in every command of this driver: prepare_rings() wrote them once.
+ *
+ * opcode has the flags of CDW0 in bits 8-15, op those of the ledger.
+ */
+static inline __attribute__((always_inline)) int submit(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
+							uint32_t opcode, uint32_t op, uint64_t ledger_dptr0, uint64_t base,
+							const uint64_t *delta, uint64_t dptr1, uint64_t cdw10_11, bool has_nlb,
+							uint64_t lba,
+							uint64_t nlb, uint32_t flags, const volatile svio_nvme_cb *cb,
+							void *const volatile *ctx)
+{
+	struct nvme_cmd *sqe = &qp->sq[(uint32_t)qp->seq & qp->mask];
+	uint64_t *w = (uint64_t *)(void *)sqe, cid, pair, seq, what;
+	struct nvme_req *req;
+	uint8_t *at; /* the entry of the ledger, less what the compiler folds into each store */
+
+	OPAQUE(ledger_dptr0);
+	in_order_here();
 	w[5] = htole64(cdw10_11);
-	w[6] = htole64(cdw12);
-	__builtin_memcpy(&pair, &ns->nsid, 8); /* and lba_size */
+	w[3] = htole64(base + *delta);
+	w[4] = htole64(dptr1);
+	w[6] = htole64(wire_nlb(nlb, has_nlb));
+	*(uint32_t *)(void *)sqe = htole32(opcode); /* and over its upper half: */
+	in_order_here();
+	cid = nvme_free_ids(qp)[qp->free_idx - 1];
+	sqe->cid = svio_cpu_to_le16(cid);
+	at = (uint8_t *)qp + (cid << 6);
+	OPAQUE(at);
+	req = (void *)(at + offsetof(struct svio_nvme_qp, reqs));
+	__builtin_memcpy(&pair, &ns->nsid, 8); /* and lba_size, above it on the little-endian machines that we are for */
+	sqe->nsid = svio_cpu_to_le32((uint32_t)pair);
 	__builtin_memcpy(&req->nsid, &pair, 8);
-	sqe->nsid = svio_cpu_to_le32(ns->nsid);
+	req->dptr[0] = ledger_dptr0;
 	req->lba = lba;
-	req->nlb = nlb;
+	what = nlb | (uint64_t)op << 32; /* and flags */
+	__builtin_memcpy(&req->nlb, &what, 8);
+	seq = qp->seq;
 	req->seq = seq;
-	req->op = (uint8_t)op;
-	req->flags = (uint8_t)(op >> 8);
 	qp->seq = ++seq;
-	req->cb = cb;
-	req->ctx = ctx;
+	req->cb = *cb;
+	req->ctx = *ctx;
 	flags |= qp->shadow_mode;
-	if (svio_unlikely(flags))
-		return committed(qp, flags, req);
+	if (svio_unlikely(flags)) {
+		if (svio_unlikely(flags != SVIO_NVME_MORE))
+			return committed(qp, flags);
+		qp->held = seq;
+		return 0;
+	}
 	svio_dma_wmb();
 	svio_mmio_write32(qp->sq_db, (uint32_t)seq & qp->mask);
 	return 0;
 }
 
-static __attribute__((noinline, cold)) int no_id(const struct svio_nvme_qp *qp)
+static __attribute__((noinline, cold)) int no_id(struct svio_nvme_qp *qp)
 {
+	qp->free_idx = 0;
 	return qp->closed ? -ENODEV : -EAGAIN;
 }
 
-static inline __attribute__((always_inline)) uint32_t top_cid(const struct svio_nvme_qp *qp)
+static inline __attribute__((always_inline)) uint32_t top_cid(struct svio_nvme_qp *qp)
 {
-	return qp->free_cids[qp->free_top - 1];
+	return nvme_free_ids(qp)[qp->free_idx];
 }
 
 static __attribute__((noinline)) uint64_t prp2_of(struct svio_nvme_qp *qp, uint32_t cid, uint64_t iova, uint64_t bytes)
@@ -183,7 +226,7 @@ static inline __attribute__((always_inline)) int rw(struct svio_nvme_qp *qp, con
 	if (bytes - 1 >= qp->max_transfer || ((uintptr_t)buf & 3) ||
 	    __builtin_sub_overflow(ns->blocks, lba, &room) || room < nlb)
 		return -EINVAL;
-	if (!qp->free_top)
+	if (qp->free_idx >= 0)
 		return no_id(qp);
 	iova = svio_ioas_iova_range(qp->ioas, buf, bytes);
 	if (iova == SVIO_IOVA_BAD)
@@ -191,17 +234,18 @@ static inline __attribute__((always_inline)) int rw(struct svio_nvme_qp *qp, con
 	cid = top_cid(qp);
 	if ((iova & (qp->page_size - 1)) + bytes > qp->page_size)
 		prp2 = prp2_of(qp, cid, iova, bytes);
-	qp->reqs[cid].buf = buf;
-	return submit(qp, qp->free_top - 1, ns, opcode, op, iova, prp2, lba, nlb - 1, lba, nlb, flags, cb, ctx);
+	qp->free_idx++;
+	return submit(qp, ns, opcode, op, (uint64_t)(uintptr_t)buf, iova, &no_delta, prp2, lba, true, lba, nlb,
+		      flags, &cb, &ctx);
 }
 
-static __attribute__((noinline)) int read_any(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const void *buf,
+static __attribute__((noinline, cold)) int read_any(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const void *buf,
 					      uint64_t lba, uint32_t nlb, uint32_t flags, svio_nvme_cb cb, void *ctx)
 {
 	return rw(qp, ns, buf, lba, nlb, flags, cb, ctx, NVME_IO_READ, NVME_REQ_READ);
 }
 
-static __attribute__((noinline)) int write_any(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const void *buf,
+static __attribute__((noinline, cold)) int write_any(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const void *buf,
 					       uint64_t lba, uint32_t nlb, uint32_t flags, svio_nvme_cb cb, void *ctx)
 {
 	return rw(qp, ns, buf, lba, nlb, flags, cb, ctx, NVME_IO_WRITE, NVME_REQ_WRITE);
@@ -211,57 +255,41 @@ static __attribute__((noinline)) int write_any(struct svio_nvme_qp *qp, const st
  * The common case, decided by compares alone: inside one 4 KiB page of the largest mapping, inside the namespace, an id free.
  * A mapping consists of whole 4 KiB pages, congruent to their IOVAs, and a controller's page is no smaller: no second PRP and no
  * second look at the mapping's end. nlb 0 makes `last` overflow or lie beyond every namespace. Everything else, and every
- * error, is left to the general function, which is entered by a jump (*top is then undefined).
+ * error, is left to the general function, which is entered by a jump. When true, an id is taken; when it was ids that lacked,
+ * free_idx is 1, and the general function puts it right.
  */
-static inline __attribute__((always_inline)) bool is_simple(const struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
-							    const void *buf, uint64_t lba, uint32_t nlb, uint64_t *top,
+static inline __attribute__((always_inline)) bool is_simple(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
+							    uint64_t va, uint64_t lba, uint64_t nlb,
 							    const struct svio_ioas_hot_range *hot)
 {
-	uint64_t va = (uint64_t)(uintptr_t)buf, last;
+	uint64_t last;
 
-	if (svio_unlikely((va ^ (va + (uint64_t)nlb * ns->lba_size - 1)) >> 12))
+	if (svio_unlikely((va ^ (va + nlb * ns->lba_size - 1)) >> 12))
 		return false;
-	if (svio_unlikely(__builtin_add_overflow(lba, (uint64_t)nlb - 1, &last)) || svio_unlikely(last >= ns->blocks))
+	if (svio_unlikely(__builtin_add_overflow(lba, nlb - 1, &last)) || svio_unlikely(last >= ns->blocks))
 		return false;
 	if (svio_unlikely(va - hot->va >= hot->len))
 		return false;
 	if (svio_unlikely(va & 3))
 		return false;
-	return svio_likely(!__builtin_sub_overflow(qp->free_top, UINT64_C(1), top));
+	return svio_likely(take_id(qp));
 }
 
-static inline __attribute__((always_inline)) int rw_simple(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
-							   const void *buf, uint64_t lba, uint32_t nlb, uint32_t flags,
-							   svio_nvme_cb cb, void *ctx, uint64_t top, uint32_t opcode,
-							   uint32_t op, const struct svio_ioas_hot_range *hot)
-{
-	qp->reqs[qp->free_cids[top]].buf = buf;
-	return submit(qp, top, ns, opcode, op, (uint64_t)(uintptr_t)buf + hot->delta, 0, lba, nlb - 1, lba, nlb, flags, cb,
-		      ctx);
-}
+#define DEFINE_RW(name, buf_type, any, opcode, op)                                                                     \
+	int name(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, buf_type buf, uint64_t lba, uint32_t nlb,        \
+		 uint32_t flags, svio_nvme_cb volatile cb, void *volatile ctx)                                        \
+	{                                                                                                             \
+		const struct svio_ioas_hot_range *hot = svio_ioas_hot_range(qp->ioas);                                \
+		uint64_t va = (uint64_t)(uintptr_t)buf, n = nlb;                                                      \
+                                                                                                                      \
+		if (is_simple(qp, ns, va, lba, n, hot))                                                       \
+			return submit(qp, ns, opcode, op, va, va, &hot->delta, 0, lba, true, lba, n, flags, \
+				      &cb, &ctx);                                                                     \
+		return any(qp, ns, buf, lba, nlb, flags, cb, ctx);                                                    \
+	}
 
-/* The parameters on the stack stay there until they are stored (volatile): registers are for what is computed with. */
-int svio_nvme_read(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, void *buf, uint64_t lba, uint32_t nlb,
-		   uint32_t flags, svio_nvme_cb volatile cb, void *volatile ctx)
-{
-	const struct svio_ioas_hot_range *hot = svio_ioas_hot_range(qp->ioas);
-	uint64_t top;
-
-	if (is_simple(qp, ns, buf, lba, nlb, &top, hot))
-		return rw_simple(qp, ns, buf, lba, nlb, flags, cb, ctx, top, NVME_IO_READ, NVME_REQ_READ, hot);
-	return read_any(qp, ns, buf, lba, nlb, flags, cb, ctx);
-}
-
-int svio_nvme_write(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const void *buf, uint64_t lba, uint32_t nlb,
-		    uint32_t flags, svio_nvme_cb volatile cb, void *volatile ctx)
-{
-	const struct svio_ioas_hot_range *hot = svio_ioas_hot_range(qp->ioas);
-	uint64_t top;
-
-	if (is_simple(qp, ns, buf, lba, nlb, &top, hot))
-		return rw_simple(qp, ns, buf, lba, nlb, flags, cb, ctx, top, NVME_IO_WRITE, NVME_REQ_WRITE, hot);
-	return write_any(qp, ns, buf, lba, nlb, flags, cb, ctx);
-}
+DEFINE_RW(svio_nvme_read, void *, read_any, NVME_IO_READ, NVME_REQ_READ)
+DEFINE_RW(svio_nvme_write, const void *, write_any, NVME_IO_WRITE, NVME_REQ_WRITE)
 
 /* ---- scattered buffers ------------------------------------------------------------------------------- */
 
@@ -322,7 +350,7 @@ static int rwv(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const str
 			return -EINVAL;
 	if (sum != bytes)
 		return -EINVAL;
-	if (!qp->free_top)
+	if (!qp->free_idx)
 		return no_id(qp);
 	cid = top_cid(qp);
 	req = &qp->reqs[cid];
@@ -334,8 +362,9 @@ static int rwv(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const str
 	}
 	if (r)
 		return r;
-	return submit(qp, qp->free_top - 1, ns, opcode, op, req->dptr[0], req->dptr[1], lba, nlb - 1, lba, nlb, flags, cb,
-		      ctx);
+	qp->free_idx++;
+	return submit(qp, ns, opcode, op, req->dptr[0], req->dptr[0], &no_delta, req->dptr[1], lba, true, lba, nlb,
+		      flags, &cb, &ctx);
 }
 
 int svio_nvme_readv(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const struct svio_nvme_iov *iov, uint32_t niov,
@@ -354,9 +383,10 @@ int svio_nvme_writev(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, con
 
 int svio_nvme_flush(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, svio_nvme_cb cb, void *ctx)
 {
-	if (!qp->free_top)
+	if (!qp->free_idx)
 		return no_id(qp);
-	return submit(qp, qp->free_top - 1, ns, NVME_IO_FLUSH, NVME_REQ_FLUSH, 0, 0, 0, 0, 0, 0, 0, cb, ctx);
+	qp->free_idx++;
+	return submit(qp, ns, NVME_IO_FLUSH, NVME_REQ_FLUSH, 0, 0, &no_delta, 0, 0, false, 0, 0, 0, &cb, &ctx);
 }
 
 int svio_nvme_write_zeroes(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, uint64_t lba, uint32_t nlb, uint32_t flags,
@@ -368,10 +398,11 @@ int svio_nvme_write_zeroes(struct svio_nvme_qp *qp, const struct svio_nvme_ns *n
 		return -EOPNOTSUPP;
 	if (nlb - 1 >= NVME_RW_NLB_MAX || __builtin_sub_overflow(ns->blocks, lba, &room) || room < nlb)
 		return -EINVAL;
-	if (!qp->free_top)
+	if (!qp->free_idx)
 		return no_id(qp);
-	return submit(qp, qp->free_top - 1, ns, NVME_IO_WRITE_ZEROES, NVME_REQ_ZEROES, 0, 0, lba, nlb - 1, lba, nlb, flags,
-		      cb, ctx);
+	qp->free_idx++;
+	return submit(qp, ns, NVME_IO_WRITE_ZEROES, NVME_REQ_ZEROES, 0, 0, &no_delta, 0, lba, true, lba, nlb,
+		      flags, &cb, &ctx);
 }
 
 int svio_nvme_deallocate(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, const struct svio_nvme_range *ranges,
@@ -389,7 +420,7 @@ int svio_nvme_deallocate(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
 		if (ranges[i].nlb == 0 || __builtin_sub_overflow(ns->blocks, ranges[i].lba, &room) ||
 		    room < ranges[i].nlb)
 			return -EINVAL;
-	if (!qp->free_top)
+	if (!qp->free_idx)
 		return no_id(qp);
 	cid = top_cid(qp);
 	/* The request's list memory is a page or more: all 256 ranges fit into PRP1's page. */
@@ -400,8 +431,9 @@ int svio_nvme_deallocate(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
 			.nlb = svio_cpu_to_le32(ranges[i].nlb),
 			.slba = svio_cpu_to_le64(ranges[i].lba),
 		};
-	return submit(qp, qp->free_top - 1, ns, NVME_IO_DSM, NVME_REQ_DSM, list_iova, 0,
-		      (count - 1) | (uint64_t)NVME_DSM_AD << 32, 0, 0, count, 0, cb, ctx);
+	qp->free_idx++;
+	return submit(qp, ns, NVME_IO_DSM, NVME_REQ_DSM, 0, list_iova, &no_delta, 0,
+		      (count - 1) | (uint64_t)NVME_DSM_AD << 32, false, 0, count, 0, &cb, &ctx);
 }
 
 /* Write the entry of a request in flight once more, from the ledger. -EFAULT when its buffer is no longer mapped. */
@@ -472,7 +504,7 @@ void nvme_complete(struct svio_nvme_qp *qp, uint32_t cid, int status)
 	if (qp->closed)
 		qp->left--;
 	else
-		qp->free_cids[qp->free_top++] = (uint16_t)cid;
+		nvme_free_ids(qp)[--qp->free_idx] = (uint16_t)cid;
 	req->cb(req->ctx, status);
 }
 
@@ -490,60 +522,78 @@ static __attribute__((noinline, cold)) void bad_completion(struct svio_nvme_qp *
 		      (uint32_t)(w >> 32) & 0xffff, (uint32_t)(w >> 16) & 0xffff, (uint32_t)w & 0xffff);
 }
 
+static inline __attribute__((always_inline)) uint16_t cqe_half(const svio_le16 *field)
+{
+	return le16toh(__atomic_load_n((const uint16_t *)(const void *)field, __ATOMIC_RELAXED));
+}
+
+/* SQHD and SQID. */
+static inline __attribute__((always_inline)) uint32_t cqe_sq(const struct nvme_cqe *cqe)
+{
+	return le32toh(__atomic_load_n((const uint32_t *)(const void *)&cqe->sqhd, __ATOMIC_RELAXED));
+}
+
 static inline __attribute__((always_inline)) uint64_t cqe_word(const struct nvme_cqe *cqe)
 {
 	/* SQHD, SQID, CID, status: one load, so that they belong together. */
 	return le64toh(__atomic_load_n((const uint64_t *)(const void *)&cqe->sqhd, __ATOMIC_RELAXED));
 }
 
+/* The status of a new entry that is not a plain success. */
+static __attribute__((noinline, cold)) int odd_status(const struct svio_nvme_qp *qp, const struct nvme_cqe *cqe)
+{
+	uint64_t w = cqe_word(cqe);
+	uint32_t cid = (uint16_t)(w >> 32), status = (uint32_t)(w >> 49) & 0x7ff;
+
+	return cid < qp->nreq ? error_of(&qp->reqs[cid], status) : (int)status;
+}
+
 static inline __attribute__((always_inline)) uint32_t reap(struct svio_nvme_qp *qp, uint32_t max, bool dead)
 {
 	const struct nvme_cqe *cqe = qp->cqe;
-	uint32_t stale = qp->stale, n = 0;
-	uint64_t w = cqe_word(cqe);
+	uint32_t good = qp->stale ^ 1; /* the whole upper half-word of a new entry without an error: its phase */
+	uint32_t left;
 
 	if (max - 1 >= qp->entries) /* 0: all there are, once around */
 		max = qp->entries;
-	while (((w >> 48) ^ stale) & 1) {
+	left = max;
+	do {
+		uint32_t differs = cqe_half(&cqe->status) ^ good, cid;
 		struct nvme_req *req;
-		uint32_t cid = (uint32_t)(w >> 32) & 0xffff;
-		uint32_t status = (uint32_t)(w >> 49) & 0x7ff;
-		svio_nvme_cb cb;
-		void *ctx;
+		int status = 0;
 
+		if (differs) {
+			if (svio_likely(differs & NVME_CQE_PHASE)) /* nothing new */
+				break;
+			status = odd_status(qp, cqe);
+		}
 		svio_dma_rmb();
+		cid = cqe_half(&cqe->cid);
 		/* What the device says is looked at before it is used: its queue and head in one compare, then the id. */
-		if (svio_unlikely((uint32_t)w - qp->sqid_bits >= qp->entries || cid >= qp->nreq))
+		if (svio_unlikely(cqe_sq(cqe) - qp->sqid_bits >= qp->entries) || svio_unlikely(cid >= qp->nreq))
 			goto bad;
 		req = &qp->reqs[cid];
 		if (svio_unlikely(req->op == NVME_REQ_FREE))
 			goto bad;
-		if (svio_unlikely(status))
-			status = (uint32_t)error_of(req, status);
-		cb = req->cb;
-		ctx = req->ctx;
 		req->op = NVME_REQ_FREE;
-		qp->free_cids[qp->free_top++] = (uint16_t)cid;
-		if (++cqe == qp->cq_end) {
+		nvme_free_ids(qp)[--qp->free_idx] = (uint16_t)cid;
+		if (svio_unlikely(++cqe == qp->cq_end)) {
 			cqe = qp->cq;
-			stale ^= 1;
+			good ^= 1;
 		}
-		n++;
-		cb(ctx, (int)status);
-		if (n == max)
-			break;
-		w = cqe_word(cqe);
-	}
-out:
-	qp->cqe = cqe;
-	qp->stale = stale;
-	if (n && !dead)
-		ring_cq(qp, cqe);
-	return n;
+		req->cb(req->ctx, status);
+		continue;
 bad:
-	if (!dead)
-		bad_completion(qp, w);
-	goto out;
+		if (!dead)
+			bad_completion(qp, cqe_word(cqe));
+		break;
+	} while (--left);
+	max -= left;
+	qp->cqe = cqe;
+	qp->stale = good ^ 1;
+	if (!dead && svio_likely(max))
+		ring_cq(qp, cqe);
+	return max;
 }
 
 uint32_t nvme_reap(struct svio_nvme_qp *qp, uint32_t max)
@@ -595,5 +645,5 @@ uint32_t svio_nvme_poll(struct svio_nvme_qp *qp, uint32_t max)
 
 uint32_t svio_nvme_inflight(const struct svio_nvme_qp *qp)
 {
-	return qp->closed ? qp->left : qp->nreq - (uint32_t)qp->free_top;
+	return qp->closed ? qp->left : qp->nreq + (uint32_t)qp->free_idx;
 }

@@ -151,7 +151,6 @@ enum { /* pages of nvme->dma */
  * The ledger: what a request was, enough to write its submission entry again. op == NVME_REQ_FREE: not in flight.
  */
 enum nvme_req_op {
-	NVME_REQ_FREE,
 	NVME_REQ_READ,	/* buf */
 	NVME_REQ_WRITE, /* buf */
 	NVME_REQ_READV, /* dptr, list memory */
@@ -159,6 +158,7 @@ enum nvme_req_op {
 	NVME_REQ_FLUSH,
 	NVME_REQ_ZEROES,
 	NVME_REQ_DSM, /* list memory, nlb ranges */
+	NVME_REQ_FREE = 0xff,
 };
 
 enum nvme_req_flags {
@@ -214,12 +214,11 @@ struct svio_nvme_qp {
 
 	/* Submitting. */
 	_Alignas(SVIO_CACHELINE) const struct svio_ioas *ioas;
-	struct nvme_req *reqs;
 	struct nvme_cmd *sq;
 	volatile uint32_t *sq_db;
 	uint64_t seq;  /* requests submitted since the queue was created; the ring's tail is seq & mask */
 	uint64_t held; /* seq after the last request held back by SVIO_NVME_MORE */
-	uint64_t free_top; /* of free_cids, the stack at the end */
+	int64_t free_idx; /* into nvme_free_ids(): minus the number of free ids */
 	uint32_t mask;
 	uint32_t shadow_mode; /* NVME_SHADOW when doorbells have shadows or are messages, else 0 */
 
@@ -264,8 +263,19 @@ struct svio_nvme_qp {
 	int irq_fd, epoll_fd, timer_fd;
 	uint32_t vector;
 
-	uint16_t free_cids[]; /* here, so that their address costs nothing */
+	void *block; /* the allocation that this structure lies in */
+	/* The stack of free ids lies before this structure and the ledger here, so that neither address costs a load. */
+	_Alignas(SVIO_CACHELINE) struct nvme_req reqs[];
 };
+
+/*
+ * Free ids, a stack that grows away from the queue pair: ids[free_idx] … ids[-1]. The next to take is ids[free_idx]; none is free
+ * when free_idx is 0.
+ */
+static inline uint16_t *nvme_free_ids(struct svio_nvme_qp *qp)
+{
+	return (uint16_t *)(void *)qp;
+}
 _Static_assert(offsetof(struct svio_nvme_qp, ioas) == SVIO_CACHELINE, "completing: one line");
 _Static_assert(offsetof(struct svio_nvme_qp, rung) == 2 * SVIO_CACHELINE, "submitting: one line");
 _Static_assert(offsetof(struct svio_nvme_qp, cq_eventidx) == 3 * SVIO_CACHELINE, "both: one line");

@@ -64,18 +64,32 @@ static int alloc_dma(struct svio_nvme_qp *qp)
 	return 0;
 }
 
-static int alloc_ledger(struct svio_nvme_qp *qp)
+/* The structure between its stack of free ids and its ledger: nvme_priv.h. Not in memory that the device reaches. */
+static struct svio_nvme_qp *alloc_qp(uint32_t nreq)
 {
-	if (posix_memalign((void **)&qp->reqs, SVIO_CACHELINE, qp->nreq * sizeof(*qp->reqs)))
-		qp->reqs = NULL;
+	size_t ids = SVIO_ALIGN_UP(nreq * sizeof(uint16_t), (size_t)SVIO_CACHELINE);
+	size_t len = ids + sizeof(struct svio_nvme_qp) + nreq * sizeof(struct nvme_req);
+	struct svio_nvme_qp *qp;
+	void *block;
+
+	if (posix_memalign(&block, SVIO_CACHELINE, len))
+		return NULL;
+	memset(block, 0, len);
+	qp = (void *)((uint8_t *)block + ids);
+	qp->block = block;
+	qp->nreq = nreq;
+	for (uint32_t i = 0; i < nreq; i++) {
+		qp->reqs[i].op = NVME_REQ_FREE;
+		nvme_free_ids(qp)[-(int64_t)nreq + i] = (uint16_t)i;
+	}
+	qp->free_idx = -(int64_t)nreq;
+	return qp;
+}
+
+static int alloc_order(struct svio_nvme_qp *qp)
+{
 	qp->order = calloc(qp->nreq, sizeof(*qp->order));
-	if (!qp->reqs || !qp->order)
-		return svio_fail(ENOMEM, "%s: out of memory for %u requests", qp->nvme->name, qp->nreq);
-	memset(qp->reqs, 0, qp->nreq * sizeof(*qp->reqs));
-	for (uint32_t i = 0; i < qp->nreq; i++)
-		qp->free_cids[i] = (uint16_t)(qp->nreq - 1 - i);
-	qp->free_top = qp->nreq;
-	return 0;
+	return qp->order ? 0 : svio_fail(ENOMEM, "%s: out of memory for %u requests", qp->nvme->name, qp->nreq);
 }
 
 static int take_qid(struct svio_nvme_qp *qp)
@@ -108,8 +122,7 @@ static void release(struct svio_nvme_qp *qp)
 	}
 	svio_mem_free(qp->dma);
 	free(qp->order);
-	free(qp->reqs);
-	free(qp);
+	free(qp->block);
 }
 
 /* ---- stop: no DMA to the queue's memory any more ------------------------------------------------------ */
@@ -284,7 +297,6 @@ int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *
 	struct svio_nvme_info info;
 	struct svio_nvme_qp *qp;
 	uint32_t entries, nreq;
-	size_t len;
 	int r;
 
 	*qpp = NULL;
@@ -292,13 +304,11 @@ int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *
 		memcpy(&o, opts, SVIO_MIN(opts->size, sizeof(o)));
 	svio_nvme_get_info(nvme, &info);
 	choose_depth(&o, &info, &entries, &nreq);
-	len = sizeof(*qp) + nreq * sizeof(qp->free_cids[0]);
-	if (posix_memalign((void **)&qp, SVIO_CACHELINE, len))
-		return svio_fail(ENOMEM, "%s: out of memory", nvme->name);
-	memset(qp, 0, len);
+	qp = alloc_qp(nreq);
+	if (!qp)
+		return svio_fail(ENOMEM, "%s: out of memory for %u requests", nvme->name, nreq);
 	qp->entries = entries;
 	qp->mask = entries - 1;
-	qp->nreq = nreq;
 	qp->oncs = info.oncs;
 	qp->sgl = info.sgl;
 	qp->nvme = nvme;
@@ -317,7 +327,7 @@ int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *
 	if (r == 0)
 		r = alloc_dma(qp);
 	if (r == 0)
-		r = alloc_ledger(qp);
+		r = alloc_order(qp);
 	if (r == 0 && o.interrupts)
 		r = nvme_qp_irq_create(qp);
 	if (r) {

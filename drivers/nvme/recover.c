@@ -750,7 +750,7 @@ uint32_t nvme_qp_end(struct svio_nvme_qp *qp, uint32_t max, int status)
 			return n;
 		qp->left = svio_nvme_inflight(qp);
 		qp->closed = true;
-		qp->free_top = 0;
+		qp->free_idx = 0;
 	}
 	if (max == 0)
 		max = UINT32_MAX;

@@ -13,15 +13,24 @@
  * svio_nvme_poll() looks at one cache line. No lock, no allocation, no system call. Buffers are plain memory of the ioas.
  *
  * When the device goes away under a running loop. svio_nvme_poll() sees the device's event word. Until the device is back it
- * returns 0 and costs no spin; requests in flight are kept (SVIO_NVME_REQUEUE: submitted again after re-initialisation, in their
- * original order) or completed with -ENODEV/-ECANCELED (SVIO_NVME_FAIL). Every request completes exactly once. One queue pair's poll
- * re-initialises the controller for all (the queue pairs of other threads wait at their next poll). After SVIO_EV_GONE or
- * SVIO_EV_REQ everything completes with -ENODEV and further submissions return -ENODEV.
+ * returns 0, without spinning and without waiting: BARs are looked at once in a millisecond, and the controller is initialised in
+ * small steps, one for each poll of any of its queue pairs. Each queue pair creates its own queues again at its own next polls, so
+ * that a thread that does not poll holds up nobody; its requests are kept until it does. Requests in flight are kept
+ * (SVIO_NVME_REQUEUE: submitted again, in their original order) or completed with -ECANCELED (SVIO_NVME_FAIL), in both cases not
+ * before the controller has certainly stopped, since it may write to their buffers until then; what it had completed by then counts
+ * as completed. Requests submitted while the device is away are accepted as long as there is room, and sent when it is back,
+ * under both policies. Every request completes exactly once. After SVIO_EV_GONE or SVIO_EV_REQ everything completes with
+ * -ENODEV and further submissions return -ENODEV; on SVIO_EV_REQ the controller is stopped first. The same happens when the
+ * controller was reset five times in a row for faults (timeouts, completions that make no sense) that came back at once.
  * A requeued write may have reached the medium twice with the same data; what a caller must not have repeated
  * (a write racing its own other writes to the same blocks) wants SVIO_NVME_FAIL.
  *
+ * An orderly svio_device_reset() runs our hook first: the controller is disabled, then reset by the device room, and
+ * initialised again by the next polls.
+ *
  * Status of a completion: 0; or a positive NVMe status (SVIO_NVME_SC(sct, sc)) as the controller reported it; or a negative errno
- * from us: -ENODEV the device is gone, -ECANCELED aborted by reset or close, -ETIMEDOUT aborted after the timeout.
+ * from us: -ENODEV the device is gone, -ECANCELED aborted by reset or close, -ETIMEDOUT aborted after the timeout, -EFAULT the
+ * buffer was no longer mapped when the request had to be submitted again.
  */
 #ifndef SVIO_NVME_H
 #define SVIO_NVME_H
@@ -49,8 +58,8 @@ struct svio_nvme_opts {
 	size_t size;		     /* sizeof(struct svio_nvme_opts) of the caller */
 	enum svio_nvme_policy policy; /* of requests in flight over a reset or a revoked BAR */
 	uint32_t admin_timeout_ms;   /* 0 = 10000, at least CAP.TO for enabling */
-	uint32_t io_timeout_ms;	     /* an I/O older than this is aborted, then the controller reset; 0 = 30000 */
-	uint32_t max_queues;	     /* I/O queue pairs to ask for; 0 = 64 */
+	uint32_t io_timeout_ms;	     /* an I/O older than this (by up to an eighth more) is aborted, then the controller reset; 0 = 30000 */
+	uint32_t max_queues;	     /* I/O queue pairs to ask for; 0 = 64, at most 1023 */
 	bool no_shadow_doorbells;    /* do not use Doorbell Buffer Config where offered (NVMe 1.4 §5.7) */
 	bool no_sgl;
 };
@@ -61,7 +70,10 @@ struct svio_nvme_opts {
  */
 int svio_nvme_open(struct svio_device *dev, struct svio_ioas *ioas, const struct svio_nvme_opts *opts,
 		   struct svio_nvme **nvmep);
-/* Orderly: queues deleted, shutdown notification (CC.SHN), controller disabled. Queue pairs must be destroyed. NULL is fine. */
+/*
+ * Orderly: shutdown notification (CC.SHN), controller disabled. Queue pairs must be destroyed. NULL is fine. A controller that
+ * cannot be stopped by its registers loses bus mastering before its memory is freed; one that is gone is not touched.
+ */
 void svio_nvme_close(struct svio_nvme *nvme);
 
 struct svio_nvme_info {
@@ -100,14 +112,20 @@ int svio_nvme_reset(struct svio_nvme *nvme);
 
 struct svio_nvme_qp_opts {
 	size_t size;	   /* sizeof(struct svio_nvme_qp_opts) of the caller */
-	uint32_t depth;	   /* entries; up to depth - 1 requests are in flight; 0 = 256; clamped to the controller's */
-	uint32_t max_transfer; /* bytes of the largest request: sizes the PRP lists; 0 = the controller's, at most 1 MiB */
+	uint32_t depth;	   /* up to depth - 1 requests are in flight; 0 = 256; clamped to the controller's and a power of two then */
+	/* Bytes of the largest request; sizes the PRP lists (8 bytes for each page of each request). At least a page, at most the
+	 * controller's and 32 MiB; 0 = the controller's, at most 1 MiB. */
+	uint32_t max_transfer;
 	bool interrupts;   /* give the completion queue an MSI-X vector and an eventfd, for svio_nvme_qp_poller() */
 };
 
 /* Collective with nothing: other queue pairs may run meanwhile. -ENOSPC when the controller grants no more queues. */
 int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *opts, struct svio_nvme_qp **qpp);
-/* Requests still in flight complete with -ECANCELED. The queues are deleted on the controller before their memory is freed. */
+/*
+ * The queues are deleted on the controller before their memory is freed (or the controller is reset, or loses bus mastering, when
+ * it does not do it or cannot be reached). Requests still in flight complete: as the controller says, or with -ECANCELED; what their
+ * callbacks submit is canceled too. In the thread that polls it, or after that thread has stopped. NULL is fine.
+ */
 void svio_nvme_qp_destroy(struct svio_nvme_qp *qp);
 
 enum svio_nvme_io_flags {
@@ -118,7 +136,8 @@ enum svio_nvme_io_flags {
 /*
  * Read or write nlb blocks (1 … 65536) from lba on. buf: nlb * lba_size bytes of ioas memory, dword aligned. Returns 0, and cb runs
  * once in a later svio_nvme_poll() of this queue pair; or, with cb not run: -EAGAIN queue full, -EINVAL beyond the namespace or the largest
- * transfer, -EFAULT buf is not wholly mapped in the ioas, -ENODEV gone.
+ * transfer, buf not dword aligned or unknown flags, -EFAULT buf is not wholly in one mapping of the ioas, -ENODEV gone. *ns is only read
+ * during the call. cb must not be NULL.
  */
 int svio_nvme_read(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, void *buf, uint64_t lba, uint32_t nlb,
 		   uint32_t flags, svio_nvme_cb cb, void *ctx);
@@ -151,7 +170,10 @@ int svio_nvme_deallocate(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
 /* Tell the controller of everything held back by SVIO_NVME_MORE: one doorbell store, none when there is nothing. */
 void svio_nvme_ring(struct svio_nvme_qp *qp);
 
-/* Run the callbacks of up to max completions (0 = all there are). Their number. Callbacks may submit, but not poll or destroy. */
+/*
+ * Run the callbacks of up to max completions (0 = all there are, at most one round of the queue). Their number. Callbacks may
+ * submit and reset, but not poll or destroy. Tells the controller of what was taken once, at the end.
+ */
 uint32_t svio_nvme_poll(struct svio_nvme_qp *qp, uint32_t max);
 
 uint32_t svio_nvme_inflight(const struct svio_nvme_qp *qp);
