@@ -5,8 +5,8 @@
 # `t_death.sh short` is a subset, for slow builds.
 set -u
 . "$(dirname "$0")/lib.sh"
-cycles=1000 kills=5
-[ "${1:-}" != short ] || cycles=100 kills=2
+short=${1:-} cycles=1000 kills=5
+[ "$short" != short ] || cycles=100 kills=2
 
 # client ARGUMENTS...: perf in the background, until requests complete; process $client is timeout(1), $perf_pid perf itself
 client()
@@ -118,7 +118,8 @@ cycle()
 	timeout -k 1 $((limit * 3)) "$probes/cycle_probe" "user:$dir/s" $cycles || return 1
 	wait_for "[ \$(fds_of $pid) = $fds ]" || { echo "$fds descriptors before"; ls -l "/proc/$pid/fd"; return 1; }
 	grown=$(($(rss_of "$pid") - rss))
-	[ "$(maps_of "$pid")" = "$maps" ] && [ $grown -le 256 ] || { echo "mappings $maps, $(maps_of "$pid"); KiB $rss + $grown"; return 1; }
+	# The allocators of sanitizers keep what is freed; they look for leaks at the end.
+	[ "$short" = short ] || { [ "$(maps_of "$pid")" = "$maps" ] && [ $grown -le 256 ]; } || { echo "mappings $maps, $(maps_of "$pid"); KiB $rss + $grown"; return 1; }
 	stop e && [ "$(counter e connects)" = $((cycles + 200)) ] && [ "$(counter e protocol_errors)" = 0 ]
 }
 check "$cycles connections leave no descriptor, mapping or memory on either side" cycle
