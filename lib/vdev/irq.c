@@ -91,8 +91,10 @@ static void set_fd(struct svio_vdev *dev, uint32_t index, uint32_t vector, int f
 	*slot = fd;
 	if (index == SVIO_VFU_IRQ_MSIX)
 		table_mask(irq, vector, fd < 0);
-	if (index == SVIO_VFU_IRQ_INTX)
-		irq->intx_masked = false;
+	if (index == SVIO_VFU_IRQ_INTX) {
+		irq->intx_masked = irq->intx_told = false;
+		irq->intx_due = 0;
+	}
 }
 
 static void set_resample(struct svio_vdev *dev, int fd)
@@ -134,7 +136,8 @@ void svio__vd_irq_reset(struct svio_vdev *dev)
 {
 	memset(dev->irq.pending, 0, sizeof(dev->irq.pending));
 	dev->irq.level = false;
-	dev->irq.intx_masked = false;
+	dev->irq.intx_masked = dev->irq.intx_told = false;
+	dev->irq.intx_due = 0;
 	svio_vdev_config_set(dev, PCI_STATUS, 2,
 			     svio_vdev_config_get(dev, PCI_STATUS, 2) & ~PCI_STATUS_INTERRUPT);
 }
@@ -218,11 +221,15 @@ static void intx_update(struct svio_vdev *dev)
 	svio_vdev_config_set(dev, PCI_STATUS, 2,
 			     irq->level ? status | PCI_STATUS_INTERRUPT
 					: status & ~PCI_STATUS_INTERRUPT);
-	if (!irq->level || irq->intx_masked || irq->idx[SVIO_VFU_IRQ_INTX].fds[0] < 0 ||
+	if (!irq->level) {
+		irq->intx_told = false;
+		irq->intx_due = 0;
+	}
+	if (!irq->level || irq->intx_masked || irq->intx_due || irq->idx[SVIO_VFU_IRQ_INTX].fds[0] < 0 ||
 	    !svio__vd_running(dev) || svio_vdev_irq_mode(dev) != SVIO_VDEV_IRQ_INTX ||
 	    (svio_vdev_config_get(dev, PCI_COMMAND, 2) & PCI_COMMAND_INTX_DISABLE))
 		return;
-	irq->intx_masked = true;
+	irq->intx_masked = irq->intx_told = true;
 	signal_fd(dev, irq->idx[SVIO_VFU_IRQ_INTX].fds[0]);
 }
 
@@ -252,15 +259,44 @@ void svio__vd_irq_flush(struct svio_vdev *dev)
 }
 
 /*
- * Before an unmask looks at the pin: a model that derives the level from doorbells has it right
- * when it has been polled, and the store that lowered it may have come just before. QEMU sends both
- * for one access of the guest, and a signal for nothing is a storm there: its pin falls only at the
- * next access to a BAR, which a driver that found nothing to do does not make.
+ * QEMU without KVM does not know the end of an interrupt: it takes any access of the guest to a BAR
+ * for it, lowers its pin and unmasks, and raises the pin again when we signal. A signal that it
+ * reads after the handler's last access leaves the pin up with nothing to do, and a driver that
+ * finds nothing to do makes no access: the guest takes the same interrupt for ever. Two things keep
+ * such signals away.
+ *
+ * An unmask must see the level after the access that caused it, which arrives just before: a model
+ * that derives the level from doorbells has it right when it has been polled.
  */
 static void settle_level(struct svio_vdev *dev)
 {
 	if (dev->irq.level && dev->model->poll && svio__vd_running(dev))
 		dev->model->poll(dev);
+}
+
+/*
+ * And an unmask that finds the pin as high as it was when it was signalled may come from the
+ * submission of a request, while the handler is still on its way to the completions that it was
+ * told of. It is told again when the level has changed since (a model with more to say lowers the
+ * pin for a moment), or else after a while.
+ */
+static void put_off(struct svio_vdev *dev)
+{
+	struct vd_irqs *irq = &dev->irq;
+
+	if (!irq->level || !irq->intx_told || irq->intx_due)
+		return;
+	irq->intx_due = svio_now_ns() + VD_INTX_NS;
+	svio_vdev_kick_after(dev, VD_INTX_NS);
+}
+
+void svio__vd_irq_tick(struct svio_vdev *dev, uint64_t now)
+{
+	if (now < dev->irq.intx_due)
+		return;
+	settle_level(dev);
+	dev->irq.intx_due = 0;
+	intx_update(dev);
 }
 
 static void raise_single(struct svio_vdev *dev, uint32_t index)
@@ -287,6 +323,7 @@ void svio__vd_irq_resample(struct svio_vdev *dev)
 		return;
 	settle_level(dev);
 	dev->irq.intx_masked = false;
+	dev->irq.intx_due = 0; /* KVM does know the end */
 	intx_update(dev);
 }
 
@@ -422,9 +459,10 @@ static void act(struct svio_vdev *dev, uint32_t index, uint32_t vector, uint32_t
 			svio_bitmap_set(irq->soft_mask, vector);
 		break;
 	case SVIO_VFU_IRQ_ACTION_UNMASK:
-		if (index == SVIO_VFU_IRQ_INTX)
+		if (index == SVIO_VFU_IRQ_INTX) {
 			irq->intx_masked = false;
-		else if (index == msg_index(dev))
+			put_off(dev);
+		} else if (index == msg_index(dev))
 			svio_bitmap_clear(irq->soft_mask, vector);
 		break;
 	default: /* TRIGGER: a loop-back test, as if the device had raised it */

@@ -407,6 +407,8 @@ static int look(struct svio_vdev_server *srv, int timeout_ms)
 				done += svio__vd_conn_service(dev);
 			if (dev->dma.inflight)
 				svio__vd_dma_tick(dev, now);
+			if (dev->irq.intx_due)
+				svio__vd_irq_tick(dev, now);
 		}
 		if (dev->conn.dead)
 			close_conn(srv, p);

@@ -24,6 +24,7 @@
 #define VD_MAX_PAYLOAD	(VD_MAX_XFER + 64u)
 #define VD_PARK_NS	UINT64_C(4000000000) /* QEMU gives up after 5 s */
 #define VD_DMA_NS	UINT64_C(5000000000)
+#define VD_INTX_NS	UINT64_C(10000000) /* see put_off() in irq.c */
 
 /* ---- messages ------------------------------------------------------------------------------- */
 
@@ -104,6 +105,8 @@ struct vd_irqs {
 	int resample; /* INTx unmask eventfd, -1 none */
 	bool level;   /* of the INTx pin */
 	bool intx_masked;
+	bool intx_told;	   /* signalled, and the pin has been high ever since */
+	uint64_t intx_due; /* svio_now_ns() of the signal that an unmask put off, 0 none */
 	uint64_t pending[VD_MAX_MSIX / 64];
 	uint64_t soft_mask[VD_MAX_MSIX / 64]; /* SET_IRQS MASK */
 	uint8_t *table;			      /* MSI-X table, 16 bytes a vector, little endian */
@@ -248,6 +251,7 @@ int svio__vd_irq_set(struct svio_vdev *dev, const struct svio_vfu_irq_set *set, 
 		     uint32_t nfds);
 void svio__vd_irq_show_enabled(struct svio_vdev *dev, uint32_t index);
 void svio__vd_irq_resample(struct svio_vdev *dev);
+void svio__vd_irq_tick(struct svio_vdev *dev, uint64_t now); /* while intx_due is set */
 uint32_t svio__vd_irq_flags(const struct svio_vdev *dev, uint32_t index);
 bool svio__vd_msix_access(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width, uint64_t *value,
 			  bool write);
