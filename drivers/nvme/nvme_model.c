@@ -71,11 +71,26 @@ bool svio__nm_cq_room_slow(struct nm *m, struct nm_cq *cq)
 /* The pin is up while a queue with interrupts has completions that the host has not taken (§7.5.1). */
 static void intx_update(struct nm *m)
 {
-	bool level = false;
+	bool level = false, moved = false;
 
-	if (svio_vdev_irq_mode(m->dev) == SVIO_VDEV_IRQ_INTX && m->csts & NVME_CSTS_RDY && !(m->intmask & 1))
-		for (uint32_t q = 0; q <= m->queues; q++)
-			level |= m->cq[q].used && m->cq[q].ien && head_told(m, &m->cq[q]) != m->cq[q].tail;
+	if (svio_vdev_irq_mode(m->dev) == SVIO_VDEV_IRQ_INTX && m->csts & NVME_CSTS_RDY && !(m->intmask & 1)) {
+		for (uint32_t q = 0; q <= m->queues; q++) {
+			struct nm_cq *cq = &m->cq[q];
+			uint32_t head;
+
+			if (!cq->used || !cq->ien)
+				continue;
+			head = head_told(m, cq);
+			level |= head != cq->tail;
+			moved |= head != cq->intx_head;
+			cq->intx_head = head;
+		}
+	}
+	/* It goes on, with completions that the host has not been told of: the pin says so. */
+	if (level && m->intx && moved) {
+		svio_vdev_intx_set(m->dev, false);
+		svio_vdev_intx_set(m->dev, true);
+	}
 	if (level != m->intx) {
 		m->intx = level;
 		svio_vdev_intx_set(m->dev, level);

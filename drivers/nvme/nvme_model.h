@@ -62,6 +62,7 @@ struct nm_cq {
 	bool ien, used, irq_wanted;
 	uint32_t sqs; /* submission queues that complete here */
 	uint64_t iova;
+	uint32_t intx_head; /* when the pin was last looked at */
 };
 
 struct nm_sq {
