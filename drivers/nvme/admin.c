@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The admin queue: one for all threads, under the controller's lock. A command occupies a slot, whose number is its command id;
- * nobody waits while holding the lock. Asynchronous events (1.4 §5.2) are kept outstanding here, and served.
+ * The admin queue: one for all threads, under the controller's lock. A command occupies a slot,
+ * whose number is its command id; nobody waits while holding the lock. Asynchronous events (1.4
+ * §5.2) are kept outstanding here, and served.
  */
 #include <string.h>
 #include "nvme_priv.h"
@@ -66,17 +67,19 @@ void nvme_admin_abandon(struct svio_nvme *nvme, int slot)
 
 static void admin_doorbell(struct svio_nvme *nvme, unsigned int which, uint32_t value)
 {
-	if (nvme->use_shadow) { /* 1.4 §5.7: the shadow is kept for the admin queue too, beside the doorbell */
+	if (nvme->use_shadow) {
+		/* 1.4 §5.7: the shadow is kept for the admin queue too, beside the doorbell */
 		volatile uint8_t *shadow = nvme_page(nvme, NVME_PAGE_SHADOW);
 
 		svio_mmio_write32(shadow + ((uint64_t)which << (2 + nvme->dstrd)), value);
-		atomic_thread_fence(memory_order_seq_cst);
+		nvme_full_fence();
 	}
 	nvme_doorbell(nvme, which, value);
 }
 
 /* The slot, or -EAGAIN when there is none free or the queue does not run. */
-int nvme_admin_submit(struct svio_nvme *nvme, struct nvme_cmd *cmd, enum nvme_slot_kind kind, uint32_t timeout_ms)
+int nvme_admin_submit(struct svio_nvme *nvme, struct nvme_cmd *cmd, enum nvme_slot_kind kind,
+		      uint32_t timeout_ms)
 {
 	struct nvme_admin *a = &nvme->admin;
 	struct nvme_slot *slot;
@@ -98,7 +101,9 @@ int nvme_admin_submit(struct svio_nvme *nvme, struct nvme_cmd *cmd, enum nvme_sl
 	};
 	a->busy++;
 	cmd->cid = svio_cpu_to_le16(i);
-	/* At most NVME_ADMIN_SLOTS are under way, one less than the ring holds: it cannot overflow. */
+	/*
+	 * At most NVME_ADMIN_SLOTS are under way, one less than the ring holds: it cannot overflow.
+	 */
 	a->sq[a->tail] = *cmd;
 	a->tail = (a->tail + 1) % NVME_ADMIN_ENTRIES;
 	svio_dma_wmb();
@@ -138,7 +143,8 @@ void nvme_aer_start(struct svio_nvme *nvme)
 	struct nvme_cmd cmd = {
 		.opcode = NVME_ADM_SET_FEATURES,
 		.cdw10 = svio_cpu_to_le32(NVME_FEAT_ASYNC_EVENT),
-		.cdw11 = svio_cpu_to_le32(0x1fu | (oaes & (NVME_OAES_NS_ATTR | NVME_OAES_FW_ACTIVE))),
+		.cdw11 = svio_cpu_to_le32(0x1fu |
+					  (oaes & (NVME_OAES_NS_ATTR | NVME_OAES_FW_ACTIVE))),
 	};
 
 	/* A controller that refuses still sends its mandatory events. */
@@ -150,19 +156,26 @@ void nvme_aer_start(struct svio_nvme *nvme)
 
 static void aer_event(struct svio_nvme *nvme, uint32_t dw0)
 {
-	static const char *const types[8] = { "error", "health", "notice", "reserved",
+	static const char *const types[8] = { "error",	  "health",   "notice",		 "reserved",
 					      "reserved", "reserved", "I/O command set", "vendor" };
 	uint32_t log = NVME_AER_LOG(dw0), bytes;
 	struct nvme_cmd cmd = { .opcode = NVME_ADM_GET_LOG_PAGE };
-	/* A queue pair that has not heard of the reset yet rang the doorbell of its former queue: recover.c. */
-	bool expected = nvme->epoch > 1 && NVME_AER_TYPE(dw0) == NVME_AER_ERROR && NVME_AER_INFO(dw0) == NVME_AER_BAD_DOORBELL;
+	/*
+	 * A queue pair that has not heard of the reset yet rang the doorbell of its former queue:
+	 * recover.c.
+	 */
+	bool expected = nvme->epoch > 1 && NVME_AER_TYPE(dw0) == NVME_AER_ERROR &&
+			NVME_AER_INFO(dw0) == NVME_AER_BAD_DOORBELL;
 
 	if (expected)
 		svio_log_debug("%s: a doorbell was rung over the reset", nvme->name);
 	else if (nvme->aer_count++ < AER_LOG_LIMIT)
-		svio_log_warn("%s: asynchronous event: %s, information 0x%02x, log page 0x%02x", nvme->name,
-			      types[NVME_AER_TYPE(dw0)], NVME_AER_INFO(dw0), log);
-	/* Reading its log page clears the event (1.4 §5.2); only then is the next of that type sent. */
+		svio_log_warn("%s: asynchronous event: %s, information 0x%02x, log page 0x%02x",
+			      nvme->name, types[NVME_AER_TYPE(dw0)], NVME_AER_INFO(dw0), log);
+	/*
+	 * Reading its log page clears the event (1.4 §5.2); only then is the next of that type
+	 * sent.
+	 */
 	bytes = log == NVME_LOG_ERROR ? 64 : log == NVME_LOG_CHANGED_NS ? 4096 : 512;
 	cmd.nsid = svio_cpu_to_le32(NVME_NSID_ALL);
 	cmd.prp1 = svio_cpu_to_le64(nvme_page_iova(nvme, NVME_PAGE_LOG));
@@ -218,8 +231,10 @@ void nvme_admin_poll(struct svio_nvme *nvme, uint64_t now)
 		cid = svio_le16_to_cpu(cqe->cid);
 		if (cid >= NVME_ADMIN_SLOTS || a->slots[cid].state != NVME_SLOT_BUSY ||
 		    svio_le16_to_cpu(cqe->sqid) != 0) {
-			nvme_fault(nvme, EPROTO, "admin completion of command %u of queue %u, which is not under way", cid,
-				   svio_le16_to_cpu(cqe->sqid));
+			nvme_fault(
+				nvme, EPROTO,
+				"admin completion of command %u of queue %u, which is not under way",
+				cid, svio_le16_to_cpu(cqe->sqid));
 			return;
 		}
 		slot = &a->slots[cid];
@@ -242,7 +257,10 @@ void nvme_admin_poll(struct svio_nvme *nvme, uint64_t now)
 		if (slot->state != NVME_SLOT_BUSY || now < slot->deadline)
 			continue;
 		if (slot->kind == NVME_SLOT_WAITED) {
-			/* Its id is not used again before the controller was stopped: freeze ends submissions. */
+			/*
+			 * Its id is not used again before the controller was stopped: freeze ends
+			 * submissions.
+			 */
 			slot->state = NVME_SLOT_DONE;
 			slot->err = -ETIMEDOUT;
 		}
@@ -252,12 +270,13 @@ void nvme_admin_poll(struct svio_nvme *nvme, uint64_t now)
 }
 
 /*
- * Run one command that may be repeated, such as Identify, and wait for it, over resets. 0, a positive NVMe status, or -errno
- * (explained). Not with the lock held.
+ * Run one command that may be repeated, such as Identify, and wait for it, over resets. 0, a
+ * positive NVMe status, or -errno (explained). Not with the lock held.
  */
 int nvme_admin_sync(struct svio_nvme *nvme, struct nvme_cmd *cmd, uint32_t *dw0)
 {
-	uint64_t now = svio_now_ns(), end = now + nvme->opts.admin_timeout_ms * NVME_MS, nap = 20000;
+	uint64_t now = svio_now_ns(), end = now + nvme->opts.admin_timeout_ms * NVME_MS,
+		 nap = 20000;
 	int slot = -1, status = 0, r = 1;
 
 	for (;;) {
@@ -273,7 +292,8 @@ int nvme_admin_sync(struct svio_nvme *nvme, struct nvme_cmd *cmd, uint32_t *dw0)
 			}
 		}
 		if (r && slot < 0 && nvme_get_state(nvme) == NVME_RUNNING)
-			slot = nvme_admin_submit(nvme, cmd, NVME_SLOT_WAITED, nvme->opts.admin_timeout_ms);
+			slot = nvme_admin_submit(nvme, cmd, NVME_SLOT_WAITED,
+						 nvme->opts.admin_timeout_ms);
 		if (r && nvme_get_state(nvme) == NVME_GONE) {
 			nvme_admin_abandon(nvme, slot);
 			pthread_mutex_unlock(&nvme->lock);
@@ -282,8 +302,9 @@ int nvme_admin_sync(struct svio_nvme *nvme, struct nvme_cmd *cmd, uint32_t *dw0)
 		if (r && now > end) {
 			nvme_admin_abandon(nvme, slot);
 			pthread_mutex_unlock(&nvme->lock);
-			return svio_fail(ETIMEDOUT, "%s: no answer to admin command 0x%02x in %u ms%s", nvme->name,
-					 cmd->opcode, nvme->opts.admin_timeout_ms,
+			return svio_fail(ETIMEDOUT,
+					 "%s: no answer to admin command 0x%02x in %u ms%s",
+					 nvme->name, cmd->opcode, nvme->opts.admin_timeout_ms,
 					 svio_nvme_ready(nvme) ? "" : " (the device is away)");
 		}
 		pthread_mutex_unlock(&nvme->lock);
@@ -298,6 +319,6 @@ int nvme_admin_explain(struct svio_nvme *nvme, const char *what, int status)
 {
 	if (status <= 0)
 		return status;
-	return svio_fail(EIO, "%s: %s failed: %s (status 0x%03x)", nvme->name, what, svio_nvme_status_text(status),
-			 (unsigned int)status);
+	return svio_fail(EIO, "%s: %s failed: %s (status 0x%03x)", nvme->name, what,
+			 svio_nvme_status_text(status), (unsigned int)status);
 }

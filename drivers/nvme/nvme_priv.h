@@ -2,16 +2,19 @@
 /*
  * The driver's own structures. Who touches what:
  *
- *   struct svio_nvme_qp	one thread, its user's, without a lock. Others write `alarm` fields only: `word` (atomic
- *				pointer), and, holding the controller's lock, `next`.
- *   struct svio_nvme		`state`, `stats` are atomic; everything below `lock` belongs to its holder. The lock is
- *				held for bounded work only: register accesses, never a wait. Polls only try it.
- *   I/O queue memory		written by the device; by us before the queue is created and after it is dead.
+ *   struct svio_nvme_qp   one thread, its user's, without a lock. Others write two fields only:
+ *                         `word` (atomic pointer), and, holding the controller's lock, `next`.
+ *   struct svio_nvme      `state` and `stats` are atomic; everything below `lock` belongs to its
+ *                         holder. The lock is held for bounded work only: register accesses, never
+ *                         a wait. Polls only try it.
+ *   I/O queue memory      written by the device; by us before the queue is created and after it
+ *                         is dead.
  *
- * Generations. Each write of CC.EN = 1 begins a generation: nvme->epoch. When CC.EN = 0 was confirmed by CSTS.RDY = 0, or the
- * function was reset, or it is unplugged, nothing of that generation or before will write to memory any more: nvme->dead_epoch.
- * A queue pair belongs to the generation in which it was created on the controller (qp->epoch). It is dead, and its
- * completion queue final, when qp->epoch <= nvme->dead_epoch. recover.c builds everything on that.
+ * Generations. Each write of CC.EN = 1 begins a generation: nvme->epoch. When CC.EN = 0 was
+ * confirmed by CSTS.RDY = 0, or the function was reset, or it is unplugged, nothing of that
+ * generation or before will write to memory any more: nvme->dead_epoch. A queue pair belongs to the
+ * generation in which it was created on the controller (qp->epoch). It is dead, and its completion
+ * queue final, when qp->epoch <= nvme->dead_epoch. recover.c builds everything on that.
  */
 #ifndef NVME_PRIV_H
 #define NVME_PRIV_H
@@ -24,18 +27,22 @@
 #include "nvme_spec.h"
 #include "svio_nvme.h"
 
-#define NVME_ADMIN_ENTRIES   32u
-#define NVME_ADMIN_SLOTS     (NVME_ADMIN_ENTRIES - 1)
-#define NVME_MAX_AERS	     4u
-#define NVME_MAX_QID	     1023u
-#define NVME_MAX_TRANSFER    (32u << 20) /* 65536 blocks of 512 bytes: then the length alone bounds NLB too */
-#define NVME_MIN_DEPTH	     2u
-#define NVME_MS		     UINT64_C(1000000) /* in nanoseconds */
-#define NVME_MAX_STRIKES     5u	 /* faults in a row before the controller is given up */
-#define NVME_STRIKE_FORGET   (10000 * NVME_MS)
-#define NVME_RETRY	     (1 * NVME_MS) /* between looks at a device that is away */
+#define NVME_ADMIN_ENTRIES 32u
+#define NVME_ADMIN_SLOTS   (NVME_ADMIN_ENTRIES - 1)
+#define NVME_MAX_AERS	   4u
+#define NVME_MAX_QID	   1023u
+#define NVME_MAX_TRANSFER \
+	(32u << 20) /* 65536 blocks of 512 bytes: then the length alone bounds NLB too */
+#define NVME_MIN_DEPTH	   2u
+#define NVME_MS		   UINT64_C(1000000) /* in nanoseconds */
+#define NVME_MAX_STRIKES   5u		     /* faults in a row before the controller is given up */
+#define NVME_STRIKE_FORGET (10000 * NVME_MS)
+#define NVME_RETRY	   (1 * NVME_MS) /* between looks at a device that is away */
 
-/* ---- admin queue (admin.c) --------------------------------------------------------------------------- */
+/*
+ * ---- admin queue (admin.c)
+ * ---------------------------------------------------------------------------
+ */
 
 enum nvme_slot_state { NVME_SLOT_FREE, NVME_SLOT_BUSY, NVME_SLOT_DONE };
 
@@ -66,7 +73,10 @@ struct nvme_admin {
 	struct nvme_slot slots[NVME_ADMIN_SLOTS];
 };
 
-/* ---- controller -------------------------------------------------------------------------------------- */
+/*
+ * ---- controller
+ * --------------------------------------------------------------------------------------
+ */
 
 enum nvme_state {
 	NVME_RUNNING,
@@ -75,14 +85,14 @@ enum nvme_state {
 };
 
 enum nvme_step { /* of bringing the controller up, recover.c */
-	NVME_STEP_NONE,
-	NVME_STEP_ACCESS,   /* wait until its registers can be read */
-	NVME_STEP_PRE_OFF,  /* CC.EN is set but RDY is not yet: wait before clearing it */
-	NVME_STEP_OFF,	    /* CC.EN cleared: wait for RDY = 0 */
-	NVME_STEP_ON,	    /* CC.EN set: wait for RDY = 1 */
-	NVME_STEP_IDENTIFY,
-	NVME_STEP_QUEUES,
-	NVME_STEP_DBBUF,
+		 NVME_STEP_NONE,
+		 NVME_STEP_ACCESS,  /* wait until its registers can be read */
+		 NVME_STEP_PRE_OFF, /* CC.EN is set but RDY is not yet: wait before clearing it */
+		 NVME_STEP_OFF,	    /* CC.EN cleared: wait for RDY = 0 */
+		 NVME_STEP_ON,	    /* CC.EN set: wait for RDY = 1 */
+		 NVME_STEP_IDENTIFY,
+		 NVME_STEP_QUEUES,
+		 NVME_STEP_DBBUF,
 };
 
 enum nvme_why { NVME_WHY_OPEN, NVME_WHY_USER, NVME_WHY_EVENT, NVME_WHY_FAULT, NVME_WHY_DEVICE };
@@ -97,12 +107,13 @@ struct svio_nvme {
 	char name[64];
 	struct svio_nvme_opts opts;
 	_Atomic uint32_t state;
-	_Atomic uint32_t alarm; /* always 1: what a queue pair's `word` points to when it must look up */
+	_Atomic uint32_t
+		alarm; /* always 1: what a queue pair's `word` points to when it must look up */
 	struct nvme_stats stats;
 
 	/* Set at open, constant from then on. */
-	struct svio_bar *regs;	/* registers, maybe with doorbells; NULL: by region access */
-	struct svio_bar *dbs;	/* doorbells when they are mapped apart; else NULL */
+	struct svio_bar *regs;	   /* registers, maybe with doorbells; NULL: by region access */
+	struct svio_bar *dbs;	   /* doorbells when they are mapped apart; else NULL */
 	volatile uint8_t *db_base; /* address of offset 0x1000; NULL: doorbells by region access */
 	uint64_t db_len;
 	uint64_t cap;
@@ -111,20 +122,21 @@ struct svio_nvme {
 	uint8_t *dma; /* NVME_PAGES_* pages of 1 << page_shift */
 	uint64_t dma_iova;
 
-	pthread_mutex_t identify_lock; /* the data page of synchronous commands; taken before lock */
+	pthread_mutex_t
+		identify_lock; /* the data page of synchronous commands; taken before lock */
 	pthread_mutex_t lock;
 	enum nvme_step step;
-	bool leaving;	  /* the host wants the device back: stop and end */
-	bool quiesced;	  /* between prepare and done of a device reset */
+	bool leaving;  /* the host wants the device back: stop and end */
+	bool quiesced; /* between prepare and done of a device reset */
 	uint64_t deadline, next_try, lost_since, last_fault;
 	uint32_t strikes;
-	int step_err;	  /* why the last attempt failed */
-	int slot;	  /* of the step under way */
+	int step_err; /* why the last attempt failed */
+	int slot;     /* of the step under way */
 	uint64_t epoch, dead_epoch;
 	struct nvme_admin admin;
 	struct nvme_id_ctrl id; /* a copy: the device cannot change it under us */
 	bool identified;
-	uint32_t granted;    /* I/O queue pairs */
+	uint32_t granted; /* I/O queue pairs */
 	uint32_t aers, aborts_out, aer_count;
 	struct svio_nvme_qp *qps;
 	uint64_t qid_used[SVIO_BITMAP_WORDS(NVME_MAX_QID + 1)];
@@ -135,20 +147,24 @@ struct svio_nvme {
 };
 
 enum { /* pages of nvme->dma */
-	NVME_PAGE_SQ,
-	NVME_PAGE_CQ,
-	NVME_PAGE_IDENTIFY, /* for synchronous commands */
-	NVME_PAGE_INIT,	    /* for the initialisation's own Identify */
-	NVME_PAGE_LOG,
-	NVME_PAGE_SHADOW,
-	NVME_PAGE_EVENTIDX,
-	NVME_PAGES
+       NVME_PAGE_SQ,
+       NVME_PAGE_CQ,
+       NVME_PAGE_IDENTIFY, /* for synchronous commands */
+       NVME_PAGE_INIT,	   /* for the initialisation's own Identify */
+       NVME_PAGE_LOG,
+       NVME_PAGE_SHADOW,
+       NVME_PAGE_EVENTIDX,
+       NVME_PAGES
 };
 
-/* ---- queue pair ---------------------------------------------------------------------------------------- */
+/*
+ * ---- queue pair
+ * ----------------------------------------------------------------------------------------
+ */
 
 /*
- * The ledger: what a request was, enough to write its submission entry again. op == NVME_REQ_FREE: not in flight.
+ * The ledger: what a request was, enough to write its submission entry again. op == NVME_REQ_FREE:
+ * not in flight.
  */
 enum nvme_req_op {
 	NVME_REQ_READ,	/* buf */
@@ -162,10 +178,10 @@ enum nvme_req_op {
 };
 
 enum nvme_req_flags {
-	NVME_REQ_FUA = 1u << 1,	    /* as SVIO_NVME_FUA */
-	NVME_REQ_SGL = 1u << 2,	    /* dptr is an SGL descriptor */
+	NVME_REQ_FUA = 1u << 1,	     /* as SVIO_NVME_FUA */
+	NVME_REQ_SGL = 1u << 2,	     /* dptr is an SGL descriptor */
 	NVME_REQ_TIMEDOUT = 1u << 3, /* an abort was asked for */
-	NVME_REQ_BAD = 1u << 4,	    /* could not be written again */
+	NVME_REQ_BAD = 1u << 4,	     /* could not be written again */
 };
 
 struct nvme_req {
@@ -176,20 +192,23 @@ struct nvme_req {
 		uint64_t dptr[2];
 	};
 	uint64_t lba;
-	uint64_t seq;	   /* order of submission */
-	uint32_t nsid;	   /* this pair as in struct svio_nvme_ns */
+	uint64_t seq;  /* order of submission */
+	uint32_t nsid; /* this pair as in struct svio_nvme_ns */
 	uint32_t lba_size;
 	uint32_t nlb;
 	uint8_t op, flags;
 	uint16_t aborted; /* when NVME_REQ_TIMEDOUT was set, in units of 8 ms */
 };
 _Static_assert(sizeof(struct nvme_req) == SVIO_CACHELINE, "a request's ledger is one line");
-_Static_assert(offsetof(struct nvme_req, lba_size) == offsetof(struct nvme_req, nsid) + 4, "a pair");
-_Static_assert(offsetof(struct svio_nvme_ns, lba_size) == offsetof(struct svio_nvme_ns, nsid) + 4, "a pair");
+_Static_assert(offsetof(struct nvme_req, lba_size) == offsetof(struct nvme_req, nsid) + 4,
+	       "a pair");
+_Static_assert(offsetof(struct svio_nvme_ns, lba_size) == offsetof(struct svio_nvme_ns, nsid) + 4,
+	       "a pair");
 
 #define NVME_SAMPLES 16u
 
-#define NVME_SHADOW 0x80000000u /* beside enum svio_nvme_io_flags: a doorbell is more than a store */
+#define NVME_SHADOW \
+	0x80000000u /* beside enum svio_nvme_io_flags: a doorbell is more than a store */
 
 enum nvme_qp_state {
 	NVME_QP_LIVE,	/* exists on the controller */
@@ -201,7 +220,8 @@ enum nvme_qp_state {
 
 struct svio_nvme_qp {
 	/* Completing: what an empty poll reads, then what a completion needs. */
-	_Alignas(SVIO_CACHELINE) _Atomic(const _Atomic uint32_t *) word; /* device events, or nvme->alarm */
+	_Alignas(SVIO_CACHELINE) _Atomic(const _Atomic uint32_t *)
+		word;		    /* device events, or nvme->alarm */
 	const struct nvme_cqe *cqe; /* the next entry */
 	uint32_t stale;		    /* phase tag of an entry not yet written */
 	uint32_t countdown;	    /* polls until the clock is looked at */
@@ -216,8 +236,10 @@ struct svio_nvme_qp {
 	_Alignas(SVIO_CACHELINE) const struct svio_ioas *ioas;
 	struct nvme_cmd *sq;
 	volatile uint32_t *sq_db;
-	uint64_t seq;  /* requests submitted since the queue was created; the ring's tail is seq & mask */
-	uint64_t held; /* seq after the last request held back by SVIO_NVME_MORE */
+	uint64_t
+		/* requests submitted since the queue was created; the ring's tail is seq & mask */
+		seq;
+	uint64_t held;	  /* seq after the last request held back by SVIO_NVME_MORE */
 	int64_t free_idx; /* into nvme_free_ids(): minus the number of free ids */
 	uint32_t mask;
 	uint32_t shadow_mode; /* NVME_SHADOW when doorbells have shadows or are messages, else 0 */
@@ -229,8 +251,9 @@ struct svio_nvme_qp {
 	uint32_t max_transfer, page_size;
 	uint32_t list_shift;
 	/*
-	 * Doorbell Buffer Config: shadow and EventIdx of both doorbells, NULL when not used. Doorbells that cannot be mapped
-	 * (sq_db, cq_db NULL) take the same way; without Doorbell Buffer Config the shadow is dummy_db then, and there is no EventIdx.
+	 * Doorbell Buffer Config: shadow and EventIdx of both doorbells, NULL when not used.
+	 * Doorbells that cannot be mapped (sq_db, cq_db NULL) take the same way; without Doorbell
+	 * Buffer Config the shadow is dummy_db then, and there is no EventIdx.
 	 */
 	volatile uint32_t *sq_shadow, *cq_shadow;
 	const volatile uint32_t *sq_eventidx;
@@ -240,15 +263,18 @@ struct svio_nvme_qp {
 	struct svio_nvme *nvme;
 	struct svio_nvme_qp *next;
 	enum nvme_qp_state state;
-	bool settled;	   /* parked, and the dead queue's remains are dealt with */
-	bool closed;	   /* after NVME_GONE: nothing is taken any more; `left` counts what is still to be completed */
+	bool settled; /* parked, and the dead queue's remains are dealt with */
+	/*
+	 * after NVME_GONE: nothing is taken any more; `left` counts what is still to be completed
+	 */
+	bool closed;
 	bool in_list;
 	bool has_cq, has_sq; /* on the controller, in generation epoch */
 	bool sgl;
 	uint16_t oncs;
 	uint32_t qid, left;
-	int slot;	 /* of the creation under way, or -1 */
-	int create_err;	 /* the controller refused to create the queues: status */
+	int slot;	/* of the creation under way, or -1 */
+	int create_err; /* the controller refused to create the queues: status */
 	uint64_t epoch, park_seq;
 	uint64_t tick_ns, watch_ns, admin_ns;
 	uint32_t countdown_from;
@@ -264,13 +290,16 @@ struct svio_nvme_qp {
 	uint32_t vector;
 
 	void *block; /* the allocation that this structure lies in */
-	/* The stack of free ids lies before this structure and the ledger here, so that neither address costs a load. */
+	/*
+	 * The stack of free ids lies before this structure and the ledger here, so that neither
+	 * address costs a load.
+	 */
 	_Alignas(SVIO_CACHELINE) struct nvme_req reqs[];
 };
 
 /*
- * Free ids, a stack that grows away from the queue pair: ids[free_idx] … ids[-1]. The next to take is ids[free_idx]; none is free
- * when free_idx is 0.
+ * Free ids, a stack that grows away from the queue pair: ids[free_idx] … ids[-1]. The next to take
+ * is ids[free_idx]; none is free when free_idx is 0.
  */
 static inline uint16_t *nvme_free_ids(struct svio_nvme_qp *qp)
 {
@@ -306,13 +335,31 @@ static inline void nvme_count(_Atomic uint64_t *counter, uint64_t n)
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 void nvme_nap(uint64_t ns);
+/*
+ * Stores before become visible before loads after: the one order that x86 does not keep (Intel SDM
+ * vol. 3A §8.2.3.4).
+ */
+static inline void nvme_full_fence(void)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("lock addl $0, (%%rsp)" ::: "memory", "cc");
+#else
+	atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
 
 /* admin.c: all but nvme_admin_sync() with the lock held. */
-void nvme_admin_stop(struct svio_nvme *nvme); /* the controller is stopped: end what was under way */
-void nvme_admin_start(struct svio_nvme *nvme); /* program and zero the queues; the controller is about to be enabled */
+void nvme_admin_stop(
+	struct svio_nvme *nvme); /* the controller is stopped: end what was under way */
+void nvme_admin_start(
+	struct svio_nvme
+		*nvme); /* program and zero the queues; the controller is about to be enabled */
 void nvme_admin_abandon(struct svio_nvme *nvme, int slot);
-int nvme_admin_submit(struct svio_nvme *nvme, struct nvme_cmd *cmd, enum nvme_slot_kind kind, uint32_t timeout_ms);
-/* 1 = still under way; otherwise the slot is free, *status is 0, a positive NVMe status or -errno. */
+int nvme_admin_submit(struct svio_nvme *nvme, struct nvme_cmd *cmd, enum nvme_slot_kind kind,
+		      uint32_t timeout_ms);
+/*
+ * 1 = still under way; otherwise the slot is free, *status is 0, a positive NVMe status or -errno.
+ */
 int nvme_admin_result(struct svio_nvme *nvme, int slot, int *status, uint32_t *dw0);
 void nvme_admin_poll(struct svio_nvme *nvme, uint64_t now);
 int nvme_admin_sync(struct svio_nvme *nvme, struct nvme_cmd *cmd, uint32_t *dw0);
@@ -335,7 +382,8 @@ struct nvme_prp {
 	uint64_t prp1;
 	bool closed; /* the last piece ended inside a page: nothing may follow */
 };
-void nvme_prp_begin(struct nvme_prp *p, void *list, uint64_t list_iova, uint32_t list_bytes, uint32_t page_size);
+void nvme_prp_begin(struct nvme_prp *p, void *list, uint64_t list_iova, uint32_t list_bytes,
+		    uint32_t page_size);
 int nvme_prp_add(struct nvme_prp *p, uint64_t iova, uint64_t len);
 uint64_t nvme_prp_end(const struct nvme_prp *p); /* PRP2 */
 uint32_t nvme_prp_list_bytes(uint64_t max_transfer, uint32_t page_size);
@@ -359,12 +407,15 @@ int nvme_rebuild(struct svio_nvme_qp *qp, uint32_t cid, struct nvme_cmd *sqe);
 /* recover.c */
 uint32_t nvme_poll_slow(struct svio_nvme_qp *qp, uint32_t max);
 void nvme_freeze(struct svio_nvme *nvme, enum nvme_why why); /* lock held */
-/* The controller misbehaves: reset it, or give it up when that does not help. fault: lock held; qp_fault: not. */
+/*
+ * The controller misbehaves: reset it, or give it up when that does not help. fault: lock held;
+ * qp_fault: not.
+ */
 void nvme_fault(struct svio_nvme *nvme, int err, const char *fmt, ...) SVIO_PRINTF(3, 4);
 void nvme_qp_fault(struct svio_nvme_qp *qp, const char *fmt, ...) SVIO_PRINTF(2, 3);
-void nvme_advance(struct svio_nvme *nvme, uint64_t now); /* lock held */
+void nvme_advance(struct svio_nvme *nvme, uint64_t now);    /* lock held */
 void nvme_set_gone(struct svio_nvme *nvme, bool unplugged); /* lock held */
-void nvme_qp_step(struct svio_nvme_qp *qp); /* lock held */
+void nvme_qp_step(struct svio_nvme_qp *qp);		    /* lock held */
 void nvme_qp_park(struct svio_nvme_qp *qp);
 uint32_t nvme_qp_resubmit(struct svio_nvme_qp *qp);
 uint32_t nvme_qp_end(struct svio_nvme_qp *qp, uint32_t max, int status);

@@ -12,6 +12,7 @@
 
 uint64_t fake_now = 1000000000;
 bool fake_threads;
+bool fake_idle;
 char fake_log_last[512];
 unsigned int fake_log_errors;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -29,7 +30,10 @@ void fake_unlock(void)
 		pthread_mutex_unlock(&lock);
 }
 
-/* ---- time -------------------------------------------------------------------------------------------- */
+/*
+ * ---- time
+ * --------------------------------------------------------------------------------------------
+ */
 
 uint64_t __wrap_svio_now_ns(void);
 uint64_t __real_svio_now_ns(void);
@@ -38,7 +42,7 @@ int __real_nanosleep(const struct timespec *ts, struct timespec *rem);
 
 uint64_t __wrap_svio_now_ns(void)
 {
-	if (the_device)
+	if (the_device && !fake_idle)
 		fake_run(the_device);
 	if (fake_threads)
 		return __real_svio_now_ns();
@@ -53,7 +57,10 @@ int __wrap_nanosleep(const struct timespec *ts, struct timespec *rem)
 	return 0;
 }
 
-/* ---- memory and address space ------------------------------------------------------------------------ */
+/*
+ * ---- memory and address space
+ * ------------------------------------------------------------------------
+ */
 
 struct svio_ioas {
 	struct svio_ioas_hot hot;
@@ -63,8 +70,10 @@ static struct svio_ioas the_ioas;
 static uint8_t *arena;
 /* Something that no driver may do. FAKE_BAD=1 in the environment stops there. */
 #define BAD(d) ((d)->bad_cmd++, getenv("FAKE_BAD") ? abort() : (void)0)
-#define UNIT 4096u
-static uint32_t used[FAKE_ARENA / UNIT]; /* length in units at the start of an allocation; 1 << 31 | x inside one */
+#define UNIT   4096u
+static uint32_t
+	used[FAKE_ARENA /
+	     UNIT]; /* length in units at the start of an allocation; 1 << 31 | x inside one */
 #define INSIDE (1u << 31)
 
 static void arena_init(void)
@@ -72,7 +81,8 @@ static void arena_init(void)
 	if (arena)
 		return;
 	/* On 64 KiB, for controllers with large pages. */
-	arena = mmap(NULL, FAKE_ARENA + 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	arena = mmap(NULL, FAKE_ARENA + 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		     -1, 0);
 	if (arena == MAP_FAILED)
 		abort();
 	arena = (uint8_t *)SVIO_ALIGN_UP((uintptr_t)arena, (uintptr_t)65536);
@@ -106,7 +116,8 @@ void *fake_alloc(size_t len)
 /* The fail-nth sweep makes malloc fail; here it decides whether this allocation does. */
 void *svio_mem_alloc(size_t len, size_t align, int numa_node)
 {
-	uint32_t units = (uint32_t)((len + UNIT - 1) / UNIT), step = align > UNIT ? (uint32_t)(align / UNIT) : 1, i, j;
+	uint32_t units = (uint32_t)((len + UNIT - 1) / UNIT),
+		 step = align > UNIT ? (uint32_t)(align / UNIT) : 1, i, j;
 	void *probe;
 
 	(void)numa_node;
@@ -179,7 +190,10 @@ bad:
 	return NULL;
 }
 
-/* ---- registers ----------------------------------------------------------------------------------------- */
+/*
+ * ---- registers
+ * -----------------------------------------------------------------------------------------
+ */
 
 static void put32(struct svio_device *dev, uint32_t reg, uint32_t v)
 {
@@ -236,8 +250,12 @@ static void enable(struct svio_device *dev)
 	dev->aqa = get32(dev, NVME_REG_AQA);
 	dev->asq = get32(dev, NVME_REG_ASQ) | (uint64_t)get32(dev, NVME_REG_ASQ + 4) << 32;
 	dev->acq = get32(dev, NVME_REG_ACQ) | (uint64_t)get32(dev, NVME_REG_ACQ + 4) << 32;
-	dev->sq[0] = (struct fake_queue){ .exists = true, .base = dev->asq, .entries = NVME_AQA_ASQS(dev->aqa) + 1 };
-	dev->cq[0] = (struct fake_queue){ .exists = true, .base = dev->acq, .entries = NVME_AQA_ACQS(dev->aqa) + 1, .phase = 1 };
+	dev->sq[0] = (struct fake_queue){ .exists = true,
+					  .base = dev->asq,
+					  .entries = NVME_AQA_ASQS(dev->aqa) + 1 };
+	dev->cq[0] = (struct fake_queue){
+		.exists = true, .base = dev->acq, .entries = NVME_AQA_ACQS(dev->aqa) + 1, .phase = 1
+	};
 	dev->csts |= NVME_CSTS_RDY;
 	dev->enabling = false;
 	show_doorbells(dev);
@@ -276,7 +294,10 @@ static void look_at_cc(struct svio_device *dev)
 	}
 }
 
-/* ---- queues ---------------------------------------------------------------------------------------------- */
+/*
+ * ---- queues
+ * ----------------------------------------------------------------------------------------------
+ */
 
 static uint32_t page_size(const struct svio_device *dev)
 {
@@ -309,22 +330,34 @@ static void post(struct svio_device *dev, uint32_t cqid, struct nvme_cqe cqe, ui
 			BAD(dev);
 }
 
-void fake_post(struct svio_device *dev, uint32_t qid, uint16_t cid, uint16_t sqid, uint16_t sqhd, uint16_t status)
+void fake_post(struct svio_device *dev, uint32_t qid, uint16_t cid, uint16_t sqid, uint16_t sqhd,
+	       uint16_t status)
 {
-	post(dev, qid, (struct nvme_cqe){ .cid = svio_cpu_to_le16(cid), .sqid = svio_cpu_to_le16(sqid),
-					  .sqhd = svio_cpu_to_le16(sqhd) }, status);
+	post(dev, qid,
+	     (struct nvme_cqe){ .cid = svio_cpu_to_le16(cid),
+				.sqid = svio_cpu_to_le16(sqid),
+				.sqhd = svio_cpu_to_le16(sqhd) },
+	     status);
 }
 
-static void answer(struct svio_device *dev, uint32_t qid, uint16_t cid, uint16_t status, uint32_t dw0)
+static void answer(struct svio_device *dev, uint32_t qid, uint16_t cid, uint16_t status,
+		   uint32_t dw0)
 {
 	post(dev, qid ? dev->sq[qid].cqid : 0,
-	     (struct nvme_cqe){ .cid = cid, .sqid = svio_cpu_to_le16(qid),
-				.sqhd = svio_cpu_to_le16(dev->sq[qid].head), .dw0 = svio_cpu_to_le32(dw0) }, status);
+	     (struct nvme_cqe){ .cid = cid,
+				.sqid = svio_cpu_to_le16(qid),
+				.sqhd = svio_cpu_to_le16(dev->sq[qid].head),
+				.dw0 = svio_cpu_to_le32(dw0) },
+	     status);
 }
 
-/* ---- data ------------------------------------------------------------------------------------------------- */
+/*
+ * ---- data
+ * -------------------------------------------------------------------------------------------------
+ */
 
-static bool copy(struct svio_device *dev, uint64_t iova, uint64_t len, uint8_t **pos, uint64_t *left, bool to_host)
+static bool copy(struct svio_device *dev, uint64_t iova, uint64_t len, uint8_t **pos,
+		 uint64_t *left, bool to_host)
 {
 	uint64_t n = SVIO_MIN(len, *left);
 	void *p;
@@ -344,9 +377,11 @@ static bool copy(struct svio_device *dev, uint64_t iova, uint64_t len, uint8_t *
 }
 
 /* 1.4 §4.3, entry by entry. */
-static bool prp_transfer(struct svio_device *dev, const struct nvme_cmd *cmd, uint8_t *pos, uint64_t left, bool to_host)
+static bool prp_transfer(struct svio_device *dev, const struct nvme_cmd *cmd, uint8_t *pos,
+			 uint64_t left, bool to_host)
 {
-	uint64_t ps = page_size(dev), prp1 = svio_le64_to_cpu(cmd->prp1), prp2 = svio_le64_to_cpu(cmd->prp2), list;
+	uint64_t ps = page_size(dev), prp1 = svio_le64_to_cpu(cmd->prp1),
+		 prp2 = svio_le64_to_cpu(cmd->prp2), list;
 
 	if ((prp1 & 3) || !copy(dev, prp1, ps - (prp1 & (ps - 1)), &pos, &left, to_host))
 		return false;
@@ -361,7 +396,8 @@ static bool prp_transfer(struct svio_device *dev, const struct nvme_cmd *cmd, ui
 
 		if (!e)
 			return false;
-		if ((list & (ps - 1)) == ps - 8 && left > ps) { /* the last entry of a list page leads on */
+		if ((list & (ps - 1)) == ps - 8 &&
+		    left > ps) { /* the last entry of a list page leads on */
 			list = le64toh(*e) - 8;
 			if ((list + 8) & (ps - 1))
 				return false;
@@ -373,7 +409,8 @@ static bool prp_transfer(struct svio_device *dev, const struct nvme_cmd *cmd, ui
 	return true;
 }
 
-static bool sgl_transfer(struct svio_device *dev, const struct nvme_cmd *cmd, uint8_t *pos, uint64_t left, bool to_host)
+static bool sgl_transfer(struct svio_device *dev, const struct nvme_cmd *cmd, uint8_t *pos,
+			 uint64_t left, bool to_host)
 {
 	struct nvme_sgl d = cmd->sgl;
 	uint64_t addr, n;
@@ -388,7 +425,8 @@ static bool sgl_transfer(struct svio_device *dev, const struct nvme_cmd *cmd, ui
 		const struct nvme_sgl *e = dma(dev, addr, 16);
 
 		if (!e || e->type != NVME_SGL_DATA || svio_le32_to_cpu(e->len) > left ||
-		    !copy(dev, svio_le64_to_cpu(e->addr), svio_le32_to_cpu(e->len), &pos, &left, to_host))
+		    !copy(dev, svio_le64_to_cpu(e->addr), svio_le32_to_cpu(e->len), &pos, &left,
+			  to_host))
 			return false;
 	}
 	return left == 0;
@@ -408,7 +446,8 @@ static uint16_t execute(struct svio_device *dev, const struct nvme_cmd *cmd)
 	case NVME_IO_WRITE:
 		if (lba >= FAKE_BLOCKS || nlb > FAKE_BLOCKS - lba)
 			return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_LBA_RANGE);
-		ok = (sgl ? sgl_transfer : prp_transfer)(dev, cmd, dev->store + lba * FAKE_LBA, (uint64_t)nlb * FAKE_LBA,
+		ok = (sgl ? sgl_transfer : prp_transfer)(dev, cmd, dev->store + lba * FAKE_LBA,
+							 (uint64_t)nlb * FAKE_LBA,
 							 cmd->opcode == NVME_IO_READ);
 		if (!ok)
 			BAD(dev);
@@ -417,7 +456,8 @@ static uint16_t execute(struct svio_device *dev, const struct nvme_cmd *cmd)
 		memset(dev->store + lba * FAKE_LBA, 0, (size_t)nlb * FAKE_LBA);
 		return 0;
 	case NVME_IO_DSM:
-		ranges = dma(dev, svio_le64_to_cpu(cmd->prp1), ((svio_le32_to_cpu(cmd->cdw10) & 0xff) + 1) * sizeof(*ranges));
+		ranges = dma(dev, svio_le64_to_cpu(cmd->prp1),
+			     ((svio_le32_to_cpu(cmd->cdw10) & 0xff) + 1) * sizeof(*ranges));
 		if (!ranges || !(svio_le32_to_cpu(cmd->cdw11) & NVME_DSM_AD))
 			return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_INVALID_FIELD);
 		for (uint32_t i = 0; i <= (svio_le32_to_cpu(cmd->cdw10) & 0xff); i++)
@@ -444,7 +484,9 @@ void fake_execute(struct svio_device *dev, uint32_t n)
 	forget(dev, n);
 }
 
-/* A controller waits while the completion queue is full (1.4 §4.1.2), as far as it has been told. */
+/*
+ * A controller waits while the completion queue is full (1.4 §4.1.2), as far as it has been told.
+ */
 static bool cq_room(struct svio_device *dev, uint32_t cqid)
 {
 	struct fake_queue *cq = &dev->cq[cqid];
@@ -473,7 +515,8 @@ void fake_complete_all(struct svio_device *dev)
 	fake_run(dev);
 	do {
 		left = dev->num_cmds;
-		for (uint32_t i = 0; i < dev->num_cmds;) { /* in order; those of a full queue stay */
+		for (uint32_t i = 0;
+		     i < dev->num_cmds;) { /* in order; those of a full queue stay */
 			uint32_t before = dev->num_cmds;
 
 			fake_complete(dev, i, 0);
@@ -482,7 +525,10 @@ void fake_complete_all(struct svio_device *dev)
 	} while (dev->num_cmds && dev->num_cmds < left);
 }
 
-/* ---- admin commands ------------------------------------------------------------------------------------- */
+/*
+ * ---- admin commands
+ * -------------------------------------------------------------------------------------
+ */
 
 static uint16_t identify(struct svio_device *dev, const struct nvme_cmd *cmd)
 {
@@ -544,7 +590,10 @@ static uint16_t create_queue(struct svio_device *dev, const struct nvme_cmd *cmd
 		.phase = 1,
 	};
 	/* This one's alone: stores to the others may not have been looked at yet. */
-	put32(dev, (uint32_t)(sq ? NVME_DB_SQ(qid, NVME_CAP_DSTRD(dev->cap)) : NVME_DB_CQ(qid, NVME_CAP_DSTRD(dev->cap))), 0);
+	put32(dev,
+	      (uint32_t)(sq ? NVME_DB_SQ(qid, NVME_CAP_DSTRD(dev->cap))
+			    : NVME_DB_CQ(qid, NVME_CAP_DSTRD(dev->cap))),
+	      0);
 	return 0;
 }
 
@@ -558,7 +607,8 @@ static uint16_t delete_queue(struct svio_device *dev, const struct nvme_cmd *cmd
 		return NVME_STATUS_MAKE(NVME_SCT_COMMAND, NVME_SC_QUEUE_DELETION);
 	for (uint32_t i = 0; sq && i < dev->num_cmds;) { /* 1.4 §5.6 */
 		if (dev->cmds[i].sqid == qid)
-			fake_complete(dev, i, NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_ABORT_SQ_DELETED));
+			fake_complete(dev, i,
+				      NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_ABORT_SQ_DELETED));
 		else
 			i++;
 	}
@@ -572,8 +622,10 @@ static uint32_t abort_cmd(struct svio_device *dev, const struct nvme_cmd *cmd)
 
 	dev->aborts++;
 	for (uint32_t i = 0; !dev->refuse_abort && i < dev->num_cmds; i++) {
-		if (dev->cmds[i].sqid == (cdw10 & 0xffff) && svio_le16_to_cpu(dev->cmds[i].cmd.cid) == cdw10 >> 16) {
-			fake_complete(dev, i, NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_ABORT_REQUESTED));
+		if (dev->cmds[i].sqid == (cdw10 & 0xffff) &&
+		    svio_le16_to_cpu(dev->cmds[i].cmd.cid) == cdw10 >> 16) {
+			fake_complete(dev, i,
+				      NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_ABORT_REQUESTED));
 			return 0;
 		}
 	}
@@ -647,7 +699,10 @@ void fake_aer(struct svio_device *dev, uint32_t dw0)
 		answer(dev, 0, dev->aers[--dev->num_aers], 0, dw0);
 }
 
-/* ---- a step ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- a step
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void take_command(struct svio_device *dev, uint32_t qid, const struct nvme_cmd *cmd)
 {
@@ -704,10 +759,12 @@ static void doorbells(struct svio_device *dev)
 	uint32_t dstrd = NVME_CAP_DSTRD(dev->cap);
 
 	for (uint32_t q = 0; q <= FAKE_QUEUES; q++) {
-		uint32_t tail = get32(dev, (uint32_t)NVME_DB_SQ(q, dstrd)), head = get32(dev, (uint32_t)NVME_DB_CQ(q, dstrd));
+		uint32_t tail = get32(dev, (uint32_t)NVME_DB_SQ(q, dstrd)),
+			 head = get32(dev, (uint32_t)NVME_DB_CQ(q, dstrd));
 
 		if (q && dev->shadow && dev->sq[q].exists) {
-			uint32_t *s = shadow_word(dev, dev->shadow, q, false), *e = shadow_word(dev, dev->eventidx, q, false);
+			uint32_t *s = shadow_word(dev, dev->shadow, q, false),
+				 *e = shadow_word(dev, dev->eventidx, q, false);
 			uint32_t *cs = shadow_word(dev, dev->shadow, q, true);
 
 			if (tail != dev->sq[q].tail)
@@ -750,7 +807,10 @@ void fake_run(struct svio_device *dev)
 	fake_unlock();
 }
 
-/* ---- what the rest of the machine does ------------------------------------------------------------------ */
+/*
+ * ---- what the rest of the machine does
+ * ------------------------------------------------------------------
+ */
 
 void fake_revoke(struct svio_device *dev)
 {
@@ -816,7 +876,8 @@ void svio_device_get_info(const struct svio_device *dev, struct svio_device_info
 	*info = dev->info;
 }
 
-int svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t off, void *buf, size_t len)
+int svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t off, void *buf,
+			    size_t len)
 {
 	(void)region;
 	fake_run(dev);
@@ -828,7 +889,8 @@ int svio_device_region_read(struct svio_device *dev, uint32_t region, uint64_t o
 	return 0;
 }
 
-int svio_device_region_write(struct svio_device *dev, uint32_t region, uint64_t off, const void *buf, size_t len)
+int svio_device_region_write(struct svio_device *dev, uint32_t region, uint64_t off,
+			     const void *buf, size_t len)
 {
 	(void)region;
 	if (dev->revoked || dev->gone)
@@ -885,11 +947,13 @@ void svio_device_hook_remove(struct svio_device *dev, struct svio_device_hook *h
 int svio_device_irq_info(struct svio_device *dev, uint32_t index, struct svio_irq_info *info)
 {
 	(void)dev;
-	*info = (struct svio_irq_info){ .count = index == SVIO_IRQ_MSIX ? FAKE_QUEUES + 1 : 0, .eventfd = true };
+	*info = (struct svio_irq_info){ .count = index == SVIO_IRQ_MSIX ? FAKE_QUEUES + 1 : 0,
+					.eventfd = true };
 	return 0;
 }
 
-int svio_device_irq_enable(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count, const int *fds)
+int svio_device_irq_enable(struct svio_device *dev, uint32_t index, uint32_t start, uint32_t count,
+			   const int *fds)
 {
 	(void)index;
 	memcpy(dev->irq_fds + start, fds, count * sizeof(*fds));
@@ -904,7 +968,8 @@ int svio_device_irq_disable(struct svio_device *dev, uint32_t index)
 	return 0;
 }
 
-int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t len, uint32_t flags, struct svio_bar **barp)
+int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t len, uint32_t flags,
+		 struct svio_bar **barp)
 {
 	struct svio_bar *bar;
 
@@ -916,7 +981,10 @@ int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t 
 	bar = calloc(1, sizeof(*bar));
 	if (!bar)
 		return svio_fail(ENOMEM, "no memory");
-	*bar = (struct svio_bar){ .addr = dev->bar + off, .len = len ? len : FAKE_BAR_LEN - off, .offset = off, .region = region,
+	*bar = (struct svio_bar){ .addr = dev->bar + off,
+				  .len = len ? len : FAKE_BAR_LEN - off,
+				  .offset = off,
+				  .region = region,
 				  .dev = dev };
 	dev->bars++;
 	*barp = bar;
@@ -954,7 +1022,10 @@ int svio_bar_restore(struct svio_device *dev)
 	return r;
 }
 
-/* ---- a device, and the usual openings ------------------------------------------------------------------- */
+/*
+ * ---- a device, and the usual openings
+ * -------------------------------------------------------------------
+ */
 
 static void log_line(void *ctx, enum svio_log_level level, const char *line)
 {
@@ -969,16 +1040,21 @@ static void log_line(void *ctx, enum svio_log_level level, const char *line)
 
 struct svio_device *fake_new(void)
 {
-	struct svio_device *dev = aligned_alloc(SVIO_CACHELINE, SVIO_ALIGN_UP(sizeof(*dev), (size_t)SVIO_CACHELINE));
+	struct svio_device *dev =
+		aligned_alloc(SVIO_CACHELINE, SVIO_ALIGN_UP(sizeof(*dev), (size_t)SVIO_CACHELINE));
 
 	if (!dev)
 		abort();
 	memset(dev, 0, sizeof(*dev));
-	svio_log_set(getenv("FAKE_LOG") ? SVIO_LOG_DEBUG : SVIO_LOG_ERR, getenv("FAKE_LOG") ? NULL : log_line, NULL);
+	svio_log_set(getenv("FAKE_LOG") ? SVIO_LOG_DEBUG : SVIO_LOG_ERR,
+		     getenv("FAKE_LOG") ? NULL : log_line, NULL);
 	arena_init();
-	dev->info = (struct svio_device_info){ .class_code = 0x010802, .numa_node = -1, .vendor = 0x1b36 };
+	dev->info = (struct svio_device_info){ .class_code = 0x010802,
+					       .numa_node = -1,
+					       .vendor = 0x1b36 };
 	dev->cap = (uint64_t)(1023) | NVME_CAP_CQR_BIT | (uint64_t)2 << NVME_CAP_TO_SHIFT |
-		   (uint64_t)NVME_CAP_CSS_NVM << NVME_CAP_CSS_SHIFT | (uint64_t)4 << NVME_CAP_MPSMAX_SHIFT;
+		   (uint64_t)NVME_CAP_CSS_NVM << NVME_CAP_CSS_SHIFT |
+		   (uint64_t)4 << NVME_CAP_MPSMAX_SHIFT;
 	dev->vs = NVME_VS(1, 4, 0);
 	dev->lba_shift = 9;
 	memset(dev->id.sn, ' ', sizeof(dev->id.sn));

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * An NVMe controller of plain memory, for the driver's tests: simulated, and scripted by the test. It stands in for the rooms
- * below the driver (device, BARs, address space, memory) and for time.
+ * An NVMe controller of plain memory, for the driver's tests: simulated, and scripted by the test.
+ * It stands in for the rooms below the driver (device, BARs, address space, memory) and for time.
  *
- * Nothing runs by itself. The controller takes a step when the driver looks at the clock (every loop of the driver that waits
- * does) and when the test calls fake_run(). A step sees registers and doorbells as the driver left them, does admin
- * commands at once, and fetches I/O commands into a list; fake_complete*() or `auto_io` executes and completes them.
+ * Nothing runs by itself. The controller takes a step when the driver looks at the clock (every
+ * loop of the driver that waits does) and when the test calls fake_run(). A step sees registers and
+ * doorbells as the driver left them, does admin commands at once, and fetches I/O commands into a
+ * list; fake_complete*() or `auto_io` executes and completes them.
  *
- * IOVA = address + FAKE_DELTA, so that an address that was not translated is found. DMA outside memory that
- * svio_mem_alloc() has given out, or while bus mastering is off, is counted in `bad_dma` and not done.
+ * IOVA = address + FAKE_DELTA, so that an address that was not translated is found. DMA outside
+ * memory that svio_mem_alloc() has given out, or while bus mastering is off, is counted in
+ * `bad_dma` and not done.
  */
 #ifndef FAKE_H
 #define FAKE_H
@@ -16,13 +18,13 @@
 #include "nvme_spec.h"
 #include "svio_nvme.h"
 
-#define FAKE_DELTA	UINT64_C(0x10000000000)
-#define FAKE_BLOCKS	4096u
-#define FAKE_LBA	512u
-#define FAKE_QUEUES	8u
-#define FAKE_MAX_CMDS	4096u
-#define FAKE_ARENA	(48u << 20)
-#define FAKE_BAR_LEN	0x3000u
+#define FAKE_DELTA    UINT64_C(0x10000000000)
+#define FAKE_BLOCKS   4096u
+#define FAKE_LBA      512u
+#define FAKE_QUEUES   8u
+#define FAKE_MAX_CMDS 4096u
+#define FAKE_ARENA    (48u << 20)
+#define FAKE_BAR_LEN  0x3000u
 
 struct fake_queue {
 	bool exists;
@@ -47,19 +49,19 @@ struct svio_device {
 	uint32_t vs;
 	struct nvme_id_ctrl id;
 	uint32_t lba_shift;
-	uint32_t grant;		/* I/O queues of Set Features, as in its DW0, or 0: all FAKE_QUEUES */
-	uint32_t ready_after;	/* steps from CC.EN to CSTS.RDY */
+	uint32_t grant;	      /* I/O queues of Set Features, as in its DW0, or 0: all FAKE_QUEUES */
+	uint32_t ready_after; /* steps from CC.EN to CSTS.RDY */
 	bool never_ready, never_off, cfs_on_enable, no_regs_mapping, no_mapping, dead_regs;
-	bool auto_io;		/* complete I/O in the same step */
-	bool lose_io;		/* fetch I/O and forget it */
-	bool refuse_abort;	/* Abort completes without aborting */
-	int fail_opcode;	/* admin opcode that fails with fail_status, or -1 */
+	bool auto_io;	   /* complete I/O in the same step */
+	bool lose_io;	   /* fetch I/O and forget it */
+	bool refuse_abort; /* Abort completes without aborting */
+	int fail_opcode;   /* admin opcode that fails with fail_status, or -1 */
 	uint16_t fail_status;
-	int mute_opcode;	/* admin opcode that is never answered, or -1 */
-	uint64_t max_steps;	/* a test that waits for ever fails instead; 0: no limit */
+	int mute_opcode;    /* admin opcode that is never answered, or -1 */
+	uint64_t max_steps; /* a test that waits for ever fails instead; 0: no limit */
 
 	/* The controller's state. */
-	uint8_t *bar;		/* what the driver sees */
+	uint8_t *bar; /* what the driver sees */
 	uint32_t cc, csts, aqa;
 	uint64_t asq, acq;
 	uint32_t enable_wait;
@@ -70,16 +72,18 @@ struct svio_device {
 	uint32_t num_cmds;
 	uint16_t aers[16];
 	uint32_t num_aers;
-	uint8_t *store;		/* the namespace */
+	uint8_t *store; /* the namespace */
 	bool master, revoked, gone, decoding;
 	struct svio_device_hook *hook;
 	int irq_fds[FAKE_QUEUES + 1];
 	uint32_t irq_count;
 
 	/* What happened. */
-	uint64_t fetched, posted, bad_dma, bad_cmd, enables, shutdowns, bars, steps, db_stores, db_messages, aborts, dbbuf;
+	uint64_t fetched, posted, bad_dma, bad_cmd, enables, shutdowns, bars, steps, db_stores,
+		db_messages, aborts, dbbuf;
 	uint64_t logs;
-	uint16_t order_cids[FAKE_MAX_CMDS]; /* ids in the order of fetching, since order_len was cleared */
+	uint16_t order_cids
+		[FAKE_MAX_CMDS]; /* ids in the order of fetching, since order_len was cleared */
 	uint64_t order_lba[FAKE_MAX_CMDS];
 	uint32_t order_len;
 };
@@ -89,16 +93,22 @@ void fake_free(struct svio_device *dev);
 struct svio_ioas *fake_ioas(void);
 
 void fake_run(struct svio_device *dev);
-/* Execute and complete the n-th command of the list (data moved), with a status; keep the others. */
+/*
+ * Execute and complete the n-th command of the list (data moved), with a status; keep the others.
+ */
 void fake_complete(struct svio_device *dev, uint32_t n, uint16_t status);
 void fake_complete_all(struct svio_device *dev);
 /* Execute, but post nothing: what a controller that dies between the two leaves. */
 void fake_execute(struct svio_device *dev, uint32_t n);
 /* Any completion at all, on queue qid. */
-void fake_post(struct svio_device *dev, uint32_t qid, uint16_t cid, uint16_t sqid, uint16_t sqhd, uint16_t status);
+void fake_post(struct svio_device *dev, uint32_t qid, uint16_t cid, uint16_t sqid, uint16_t sqhd,
+	       uint16_t status);
 void fake_aer(struct svio_device *dev, uint32_t dw0);
 
-/* Withdraw the BAR (reads give all ones, stores reach nothing), let svio_bar_restore() succeed, reset, unplug. */
+/*
+ * Withdraw the BAR (reads give all ones, stores reach nothing), let svio_bar_restore() succeed,
+ * reset, unplug.
+ */
 void fake_revoke(struct svio_device *dev);
 void fake_decode(struct svio_device *dev, bool on);
 void fake_function_reset(struct svio_device *dev, bool hooks);
@@ -112,6 +122,7 @@ size_t fake_mem_out(void);
 /* Virtual time. */
 extern uint64_t fake_now;
 extern bool fake_threads; /* the device's lock is taken, time is real */
+extern bool fake_idle;	  /* looking at the clock is no step: for measurements */
 void fake_lock(void);
 void fake_unlock(void);
 
