@@ -43,8 +43,11 @@ static void irq_raise(struct svio_vdev *dev, struct edu *edu, uint32_t bits)
 static void irq_ack(struct svio_vdev *dev, struct edu *edu, uint32_t bits)
 {
 	edu->irq_status &= ~bits;
-	if (!edu->irq_status)
-		svio_vdev_intx_set(dev, false);
+	if (edu->irq_status && svio_vdev_irq_mode(dev) != SVIO_VDEV_IRQ_INTX)
+		return;
+	svio_vdev_intx_set(dev, false);
+	if (edu->irq_status)
+		svio_vdev_intx_set(dev, true); /* served in part: the rest is news */
 }
 
 /* ---- DMA ------------------------------------------------------------------------------------ */

@@ -445,7 +445,9 @@ enum svio_vdev_irq_mode svio_vdev_irq_mode(const struct svio_vdev *dev);
 void svio_vdev_irq_raise(struct svio_vdev *dev, unsigned int vector);
 /*
  * Set the level of the INTx pin. VFIO masks it when it signals; an unmask with the level still high
- * signals again.
+ * signals again: at once by eventfd, or when the pin was low in between; else, by message, after 10 ms
+ * (test/interop/README.md says why). So a model that has been served in part, and wants to be served
+ * again, lowers the pin for a moment.
  */
 void svio_vdev_intx_set(struct svio_vdev *dev, bool asserted);
 /*
