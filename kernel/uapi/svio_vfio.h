@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * Shared virtual addressing on a device owned through VFIO: the process binds its own address space to a PASID, and
+ * the device then takes the process's plain pointers.
+ *
+ * Three features of VFIO_DEVICE_FEATURE (linux/vfio.h), with indexes of our own. They are served by
+ * kernel/svio_vfio_pci for real functions, and over vfio-user's DEVICE_FEATURE message by the device kit
+ * (lib/vdev); lib/sva is their client. VFIO_DEVICE_FEATURE_PROBE tells whether a device has them; a device without
+ * answers -ENOTTY or -EINVAL.
+ *
+ * Rules, for all of them (they are what the review of the 2020 PASID series asked for):
+ * - argsz must cover the structure; what is longer is ignored if it is zero, and refused with -E2BIG otherwise.
+ *   Structures grow at their end only, and a new meaning needs a new flag.
+ * - Unknown flags and non-zero reserved fields are refused with -EINVAL.
+ * - A call that fails leaves nothing behind.
+ * - Unbinding cannot fail. It costs O(bonds in the range), also for [0, UINT_MAX].
+ * - A caller sees and releases only bonds of its own address space (kernel) or its own connection (kit).
+ * - Everything is released at the latest when the process ends, or the last file of the device is closed.
+ */
+#ifndef _UAPI_SVIO_VFIO_H
+#define _UAPI_SVIO_VFIO_H
+
+#include <linux/types.h>
+
+#define SVIO_VFIO_FEATURE_SVA_INFO	0x5310
+#define SVIO_VFIO_FEATURE_SVA_BIND	0x5311
+#define SVIO_VFIO_FEATURE_SVA_UNBIND	0x5312
+/* 0x5313 to 0x531f are kept for guest page tables, invalidation, and page requests and responses. */
+
+/* Why there is no native mode; SVIO_SVA_OK when there is. */
+#define SVIO_SVA_OK			0
+#define SVIO_SVA_NO_KERNEL		1 /* the kernel refuses SVA on this machine (x86 before 6.19: CVE-2025-71202) */
+#define SVIO_SVA_NO_IOMMU		2 /* no IOMMU, or one without PASIDs (VT-d: scalable mode is off) */
+#define SVIO_SVA_NO_PASID		3 /* the function has no PASID capability */
+#define SVIO_SVA_NO_PRI			4 /* the function cannot ask for pages, and its IOMMU needs it to */
+#define SVIO_SVA_NO_ATS			5 /* the function has no ATS, or it is not trusted with it */
+#define SVIO_SVA_SHARED_GROUP		6 /* several functions in the IOMMU group: all of them would get the PASID */
+#define SVIO_SVA_DENYLIST		7 /* vfio-pci's denylist names the function (Intel DSA, QAT …); the administrator may opt in */
+#define SVIO_SVA_REFUSED		8 /* the IOMMU refused a trial bind; `error` says how */
+
+/* GET. Costs nothing and binds nothing. */
+struct svio_sva_info {
+	__u32 flags;
+#define SVIO_SVA_INFO_NATIVE	(1 << 0) /* SVA_BIND works */
+#define SVIO_SVA_INFO_PRI	(1 << 1) /* the device resolves page faults; without it memory must be resident */
+#define SVIO_SVA_INFO_ATS	(1 << 2)
+#define SVIO_SVA_INFO_EXEC	(1 << 3) /* the device may ask for execute permission */
+#define SVIO_SVA_INFO_RANGE	(1 << 4) /* SVA_BIND chooses within [min, max]; without it, it checks only */
+#define SVIO_SVA_INFO_SIMULATED	(1 << 5) /* not hardware */
+	__u32 pasid_bits;	/* width of the device's PASIDs, 0 to 20 */
+	__u32 quota;		/* most bonds of one user of the device at a time */
+	__u32 bonds;		/* bonds that the caller has now */
+	__u32 reason;		/* SVIO_SVA_* above */
+	__s32 error;		/* -errno with SVIO_SVA_REFUSED, otherwise 0 */
+	__u32 reserved[2];	/* zero */
+};
+
+/*
+ * SET. Bind the calling process's address space; over vfio-user, that of the socket's peer as it connected
+ * (SO_PEERCRED). Binding again counts up and gives the same PASID.
+ *
+ * bond_fd: on the kernel a file of its own for each call, close-on-exec; closing it is another way to unbind, and the
+ * bond ends with its last copy even when the device's file was handed on to another process. -1 over vfio-user, where
+ * the connection is the lifetime.
+ *
+ * -EOPNOTSUPP no native mode (SVA_INFO says why), -EDQUOT quota, -ERANGE the PASID of this process lies outside
+ * [min, max], -ENOSPC no PASID left in it, -EBUSY the device is being reset, -EPERM the peer is not allowed
+ * to read this process's memory, -ENODEV the device is gone.
+ */
+struct svio_sva_bind {
+	__u32 flags;		/* zero */
+	__u32 min, max;		/* PASIDs that will do; 0, 0 means any */
+	__u32 pasid;		/* out */
+	__s32 bond_fd;		/* out */
+	__u32 reserved;		/* zero */
+};
+
+/*
+ * SET. Release all bonds of the caller with PASIDs in [min, max], each with its whole count, after the device has
+ * stopped using them. Never fails for a well-formed call.
+ */
+struct svio_sva_unbind {
+	__u32 flags;		/* zero */
+	__u32 min, max;
+	__u32 released;		/* out: bonds released */
+};
+
+#endif
