@@ -151,6 +151,11 @@
 /*
  * Commands (DSA, CMD and CMDSTS). One at a time: write when CMDSTS.active is clear, then read CMDSTS until it is clear again.
  * Drain and abort of everything wait for descriptors; a descriptor blocked by a fault delays them until the fault is answered.
+ *
+ * The registers of kernel/svio_simdev are memory that it polls: it sees a store some microseconds later. So that a driver does not
+ * take the status of the command before for that of its own, it writes DSA_CMDSTS_ACTIVE to CMDSTS, then the command to CMD, then
+ * reads CMDSTS until ACTIVE is clear. CMDSTS is read-only elsewhere (hardware and the kit drop the store), so one driver serves
+ * all. Likewise what is written to INTCAUSE and SWERR clears the bits a moment later, not at once.
  */
 #define DSA_REG_CMD		0xa0 /* 32 bits */
 #define DSA_CMD(cmd, operand)	((__u32)(cmd) << 20 | (__u32)(operand))
