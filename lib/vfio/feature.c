@@ -29,7 +29,7 @@ int svio_device_feature(struct svio_device *dev, enum svio_feature_op op, uint16
 		memcpy(req->data, data, size);
 	err = dev->ops->feature(dev, req);
 	/* Some features return a positive value with success, for example a file descriptor inside the payload. */
-	if (err >= 0 && op == SVIO_FEATURE_GET && size)
+	if (err >= 0 && op != SVIO_FEATURE_PROBE && size) /* some have outputs also when they are set */
 		memcpy(data, req->data, size);
 	free(req);
 	if (err >= 0)

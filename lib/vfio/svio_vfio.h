@@ -225,7 +225,7 @@ int svio_device_irq_trigger(struct svio_device *dev, uint32_t index, uint32_t st
 
 enum svio_feature_op { SVIO_FEATURE_PROBE, SVIO_FEATURE_GET, SVIO_FEATURE_SET };
 
-/* data/size: the feature's payload behind the 8-byte header. -ENOTTY when the device does not have it. */
+/* data/size: the feature's payload behind the 8-byte header, in and out. -ENOTTY when the device does not have it. */
 int svio_device_feature(struct svio_device *dev, enum svio_feature_op op, uint16_t feature, void *data, size_t size);
 
 /* ---- reset ----------------------------------------------------------------------------------------- */
