@@ -149,6 +149,7 @@ static int settle_all(struct svio_ioas *ioas, const struct ioas_domain *d, bool 
 		if (rc)
 			return svio_fail_prefix(rc, "%s", d->name);
 		svio__ioas_settle(ioas, m, iova);
+		svio__ioas_tell_mapping(ioas, m, iova);
 		waited[i] = true;
 	}
 	return 0;
@@ -175,8 +176,10 @@ static int domain_new(struct svio_ioas *ioas, struct svio_device *dev, struct io
 		rc = domain_fill(ioas, d);
 	if (rc) {
 		for (size_t i = 0; i < ioas->by_va.n; i++)
-			if (waited[i])
+			if (waited[i]) {
+				svio__ioas_tell_unmapped(ioas, ioas->by_va.v[i], ioas->by_va.v[i]->iova);
 				svio__ioas_unsettle(ioas, ioas->by_va.v[i]);
+			}
 		goto fail;
 	}
 	free(waited);
@@ -276,6 +279,7 @@ int svio_ioas_attach(struct svio_ioas *ioas, struct svio_device *dev)
 	a->next = ioas->devices;
 	ioas->devices = a;
 	ioas->settled = true;
+	svio__ioas_tell_attached(ioas, dev);
 	pthread_mutex_unlock(&ioas->lock);
 	return 0;
 fail:
@@ -297,6 +301,7 @@ int svio_ioas_detach(struct svio_ioas *ioas, struct svio_device *dev)
 		pthread_mutex_unlock(&ioas->lock);
 		return svio_fail(ENOENT, "%s is not attached to this address space", svio_device_name(dev));
 	}
+	svio__ioas_tell_detaching(ioas, dev);
 	*ap = a->next;
 	d = a->domain;
 	if (--d->users) {

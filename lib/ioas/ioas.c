@@ -154,8 +154,10 @@ int svio__ioas_add(struct svio_ioas *ioas, const struct ioas_request *req, struc
 	m->fd_offset = req->fd_offset;
 	m->withdrawn = false;
 
+	svio__ioas_tell_mapping(ioas, m, iova);
 	rc = svio__ioas_dma_map(ioas, m, iova);
 	if (rc) {
+		svio__ioas_tell_unmapped(ioas, m, iova);
 		mapping_put(ioas, m);
 		return rc;
 	}
@@ -176,6 +178,7 @@ void svio__ioas_remove(struct svio_ioas *ioas, struct ioas_mapping *m)
 		m->iova = iova;
 		if (!m->withdrawn)
 			svio__ioas_dma_unmap(ioas, m);
+		svio__ioas_tell_unmapped(ioas, m, iova);
 	}
 	svio__ioas_index_remove(&ioas->by_va, svio__ioas_index_find_va(&ioas->by_va, ioas_va(m)));
 	mapping_put(ioas, m);

@@ -8,6 +8,7 @@
  *	limits.c	dma_entry_limit and RLIMIT_MEMLOCK, before they are met
  *	table.c		virtual address → IOVA for readers without a lock
  *	bar.c		peer-to-peer: another device's BAR
+ *	watch.c		who is told of all this: dirty tracking
  */
 #ifndef SVIO_IOAS_PRIV_H
 #define SVIO_IOAS_PRIV_H
@@ -117,6 +118,8 @@ struct svio_ioas {
 	struct ioas_device *devices;
 	struct ioas_bar *bars;
 	struct svio_mem_listener listener;
+	struct svio_ioas_watch *watches;
+	struct svio_ioas_log *logs;
 };
 _Static_assert(offsetof(struct svio_ioas, hot) == 0, "svio_ioas_iova() finds it there");
 
@@ -151,6 +154,14 @@ void svio__ioas_unsettle(struct svio_ioas *ioas, struct ioas_mapping *m);
 
 int svio__ioas_dma_map(struct svio_ioas *ioas, struct ioas_mapping *m, uint64_t iova);
 void svio__ioas_dma_unmap(struct svio_ioas *ioas, struct ioas_mapping *m);
+
+/* ---- watch.c --------------------------------------------------------------------------------------------- */
+
+/* m has an IOVA. Before a domain maps it; after the last has unmapped it. */
+void svio__ioas_tell_mapping(struct svio_ioas *ioas, const struct ioas_mapping *m, uint64_t iova);
+void svio__ioas_tell_unmapped(struct svio_ioas *ioas, const struct ioas_mapping *m, uint64_t iova);
+void svio__ioas_tell_attached(struct svio_ioas *ioas, struct svio_device *dev);
+void svio__ioas_tell_detaching(struct svio_ioas *ioas, struct svio_device *dev);
 
 /* ---- place.c --------------------------------------------------------------------------------------------- */
 

@@ -142,6 +142,72 @@ static inline uint64_t svio_ioas_iova(const struct svio_ioas *ioas, const void *
 	return svio_ioas_lookup(ioas, va, 1);
 }
 
+/* ---- dirty tracking: what a driver marks ---------------------------------------------------------------- */
+
+/*
+ * A driver that knows which memory its device wrote, because it sees requests complete, offers a log (svio_dirty.h of room migrate collects
+ * it). While tracking is off, that costs the driver nothing; how, is its own art: choose another completion function in
+ * set(), or let a test that is made anyway fail while tracking (drivers/nvme/io.c).
+ *
+ * In set() the driver gets the table in which svio_dirty_mark() marks, or NULL: off. The table stays valid for ever, so nothing need be
+ * waited for: a thread may still mark for a while after off. On: every completion whose entry is looked at after set() returned must
+ * be marked before the user is told of it, whatever its status, for the device may have written a part. A completion that
+ * is being taken just then was written before tracking began, and does not matter.
+ *
+ * touch(), may be NULL: called at each collection: mark what the device may have written without a completion: rings, event words.
+ *
+ * Both are called with the locks of the ioas and of the dirty set held: take none that you hold while you map memory, allocate DMA memory,
+ * or attach a device.
+ */
+struct svio_ioas_log {
+	struct svio_device *dev; /* whose writes it covers, all of them */
+	void (*set)(void *ctx, uint8_t *table);
+	void (*touch)(void *ctx, uint8_t *table);
+	void *ctx;
+	struct svio_ioas_log *next; /* private while added */
+};
+
+/* The caller's memory until removed. Add it before the device's first DMA; remove it after the last. remove() calls set(NULL) if it was on. */
+void svio_ioas_log_add(struct svio_ioas *ioas, struct svio_ioas_log *log);
+void svio_ioas_log_remove(struct svio_ioas *ioas, struct svio_ioas_log *log);
+
+#define SVIO_DIRTY_SHIFT 12 /* one byte of the table per 4 KiB of the process's (48-bit) address space */
+
+/* The device has written [ptr, ptr + len), len not 0. Any thread, any context; a plain store per page. */
+static inline void svio_dirty_mark(uint8_t *table, const void *ptr, size_t len)
+{
+	uint64_t page = (uint64_t)(uintptr_t)ptr >> SVIO_DIRTY_SHIFT;
+	uint64_t last = ((uint64_t)(uintptr_t)ptr + len - 1) >> SVIO_DIRTY_SHIFT;
+
+	__atomic_store_n(&table[page], 1, __ATOMIC_RELAXED);
+	while (svio_unlikely(page != last))
+		__atomic_store_n(&table[++page], 1, __ATOMIC_RELAXED);
+}
+
+/* ---- dirty tracking: what a tracker watches --------------------------------------------------------------- */
+
+struct svio_ioas_map {
+	uint64_t va, len, iova;
+	uint32_t prot; /* enum svio_dma_prot */
+};
+
+/*
+ * Told at once of everything there is, then of every change, with the ioas's lock held: no call into this ioas or room mem from there.
+ * BARs mapped for peer-to-peer are no memory and not told of. All members are needed.
+ */
+struct svio_ioas_watch {
+	void (*mapping)(void *ctx, const struct svio_ioas_map *map);  /* no device reaches it yet, except at add */
+	void (*unmapped)(void *ctx, const struct svio_ioas_map *map); /* no device reaches it any more */
+	void (*attached)(void *ctx, struct svio_device *dev);	      /* its DMA has not begun, except at add */
+	void (*detaching)(void *ctx, struct svio_device *dev);	      /* its DMA has ended */
+	void (*log_added)(void *ctx, struct svio_ioas_log *log);
+	void (*log_removed)(void *ctx, struct svio_ioas_log *log);
+	void *ctx;
+	struct svio_ioas_watch *next; /* private while added */
+};
+void svio_ioas_watch_add(struct svio_ioas *ioas, struct svio_ioas_watch *watch);
+void svio_ioas_watch_remove(struct svio_ioas *ioas, struct svio_ioas_watch *watch); /* calls nothing */
+
 struct svio_ioas_stats {
 	uint64_t mapped_bytes, mappings, devices, domains;
 	uint64_t entries_left;	/* of the scarcest domain; UINT64_MAX when unlimited */

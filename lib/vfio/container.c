@@ -107,3 +107,55 @@ int svio__container_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_
 	*unmapped = req.size;
 	return 0;
 }
+
+/* ---- dirty bitmap: VFIO_IOMMU_DIRTY_PAGES, Linux 5.8 ------------------------------------------------------- */
+
+int svio__container_dirty_set(struct svio_dma_domain *domain, bool on)
+{
+	struct vfio_iommu_type1_dirty_bitmap req = {
+		.argsz = sizeof(req),
+		.flags = on ? VFIO_IOMMU_DIRTY_PAGES_FLAG_START : VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP,
+	};
+
+	return ioctl(domain->fd, VFIO_IOMMU_DIRTY_PAGES, &req) < 0 ? -errno : 0;
+}
+
+static struct vfio_bitmap bitmap_of(uint64_t len, uint64_t page_size, uint64_t *bits)
+{
+	return (struct vfio_bitmap){
+		.pgsize = page_size,
+		.size = SVIO_BITMAP_WORDS(len / page_size) * sizeof(uint64_t), /* bytes, whole words */
+		.data = (__u64 *)bits,
+	};
+}
+
+int svio__container_dirty_get(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size,
+			      uint64_t *bitmap)
+{
+	struct {
+		struct vfio_iommu_type1_dirty_bitmap head;
+		struct vfio_iommu_type1_dirty_bitmap_get get;
+	} req = {
+		.head = { .argsz = sizeof(req), .flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP },
+		.get = { .iova = iova, .size = len, .bitmap = bitmap_of(len, page_size, bitmap) },
+	};
+
+	return ioctl(domain->fd, VFIO_IOMMU_DIRTY_PAGES, &req) < 0 ? -errno : 0;
+}
+
+int svio__container_unmap_dirty(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size,
+				uint64_t *bitmap, uint64_t *unmapped)
+{
+	struct {
+		struct vfio_iommu_type1_dma_unmap head;
+		struct vfio_bitmap bitmap;
+	} req = {
+		.head = { .argsz = sizeof(req), .flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, .iova = iova, .size = len },
+		.bitmap = bitmap_of(len, page_size, bitmap),
+	};
+
+	if (ioctl(domain->fd, VFIO_IOMMU_UNMAP_DMA, &req) < 0)
+		return -errno;
+	*unmapped = req.head.size;
+	return 0;
+}

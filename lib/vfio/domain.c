@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include "vfio_priv.h"
+#include "user_conn.h"
+
+/* Linux keeps one bit per page of the CPU (vfio_iommu_type1.c), which is the smallest that x86 has. */
+#define DIRTY_PAGE UINT64_C(4096)
 
 struct svio_dma_domain *svio__domain_new(const struct svio__transport_ops *ops)
 {
@@ -247,6 +250,30 @@ int svio_dma_map(struct svio_dma_domain *domain, const struct svio_dma_map *map)
 	return 0;
 }
 
+/* With the dirty bitmap on, what is unmapped hands over its bits: afterwards nobody could ask for them. */
+static int unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t *unmapped)
+{
+	svio_dma_unmapped_fn fn = atomic_load_explicit(&domain->unmapped, memory_order_acquire);
+	uint64_t *bitmap = NULL;
+	int err = -EOPNOTSUPP;
+
+	if (!fn)
+		return domain->ops->domain_unmap(domain, iova, len, unmapped);
+	if (len % DIRTY_PAGE == 0)
+		bitmap = calloc(SVIO_BITMAP_WORDS(len / DIRTY_PAGE), sizeof(*bitmap));
+	if (bitmap)
+		err = domain->ops->domain_unmap_dirty(domain, iova, len, DIRTY_PAGE, bitmap, unmapped);
+	if (err) { /* switched off meanwhile, or no memory for bits: whatever lies there may have been written */
+		free(bitmap);
+		bitmap = NULL;
+		err = domain->ops->domain_unmap(domain, iova, len, unmapped);
+	}
+	if (!err && *unmapped)
+		fn(domain, iova, len, bitmap, DIRTY_PAGE);
+	free(bitmap);
+	return err;
+}
+
 int svio_dma_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len)
 {
 	uint64_t unmapped = 0;
@@ -255,7 +282,7 @@ int svio_dma_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len)
 	if (!len || iova + (len - 1) < iova)
 		return svio_fail(EINVAL, "IOVA %#llx, %llu bytes: invalid",
 				 (unsigned long long)iova, (unsigned long long)len);
-	err = domain->ops->domain_unmap(domain, iova, len, &unmapped);
+	err = unmap(domain, iova, len, &unmapped);
 	if (err)
 		return svio_fail(err, "IOVA %#llx, %llu bytes: cannot be unmapped: %s",
 				 (unsigned long long)iova, (unsigned long long)len,
@@ -273,4 +300,54 @@ int svio_dma_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len)
 			(unsigned long long)iova, (unsigned long long)unmapped,
 			(unsigned long long)len);
 	return 0;
+}
+
+/* ---- what devices wrote ------------------------------------------------------------------------------ */
+
+int svio_dma_dirty_start(struct svio_dma_domain *domain, svio_dma_unmapped_fn fn)
+{
+	struct svio_dma_info info;
+	int err;
+
+	if (!domain->ops->domain_dirty_set)
+		return svio_fail(EOPNOTSUPP, "DMA domain: no dirty bitmap by this transport");
+	err = svio_dma_info(domain, &info);
+	if (err)
+		return err;
+	if (!info.dirty_tracking || !(info.dirty_pgsizes & DIRTY_PAGE))
+		return svio_fail(EOPNOTSUPP, "DMA domain: the kernel keeps no dirty bitmap of 4 KiB pages");
+	/* First: what is unmapped from here on is asked for its bits, and counts as written where that is too early. */
+	atomic_store_explicit(&domain->unmapped, fn, memory_order_release);
+	err = domain->ops->domain_dirty_set(domain, true);
+	if (!err)
+		return 0;
+	atomic_store_explicit(&domain->unmapped, NULL, memory_order_release);
+	return svio_fail(err, "DMA domain: the dirty bitmap cannot be switched on: %s", strerror(-err));
+}
+
+void svio_dma_dirty_stop(struct svio_dma_domain *domain)
+{
+	atomic_store_explicit(&domain->unmapped, NULL, memory_order_release);
+	domain->ops->domain_dirty_set(domain, false);
+}
+
+int svio_dma_dirty_get(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size, uint64_t *bitmap)
+{
+	int err;
+
+	if (!domain->ops->domain_dirty_get)
+		return svio_fail(EOPNOTSUPP, "DMA domain: no dirty bitmap by this transport");
+	if (!len || !page_size || page_size & (page_size - 1) || (iova | len) & (page_size - 1) || iova + (len - 1) < iova)
+		return svio_fail(EINVAL, "IOVA %#llx, %llu bytes: not made of pages of %llu bytes", (unsigned long long)iova,
+				 (unsigned long long)len, (unsigned long long)page_size);
+	err = domain->ops->domain_dirty_get(domain, iova, len, page_size, bitmap);
+	if (err)
+		return svio_fail(err, "IOVA %#llx, %llu bytes: no dirty bitmap: %s", (unsigned long long)iova,
+				 (unsigned long long)len, strerror(-err));
+	return 0;
+}
+
+void svio_dma_on_message_write(void (*fn)(void *ptr, size_t len))
+{
+	atomic_store_explicit(&svio__message_written, fn, memory_order_release);
 }

@@ -495,4 +495,7 @@ const struct svio__transport_ops svio__group_ops = {
 	.domain_info = svio__container_info,
 	.domain_map = svio__container_map,
 	.domain_unmap = svio__container_unmap,
+	.domain_dirty_set = svio__container_dirty_set,
+	.domain_dirty_get = svio__container_dirty_get,
+	.domain_unmap_dirty = svio__container_unmap_dirty,
 };

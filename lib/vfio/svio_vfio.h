@@ -325,6 +325,30 @@ int svio_dma_map(struct svio_dma_domain *domain, const struct svio_dma_map *map)
 /* Exactly what one svio_dma_map() mapped: -ENOENT nothing there, -EINVAL a different length. DMA to it has ended when it returns. */
 int svio_dma_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len);
 
+/* ---- what devices wrote ------------------------------------------------------------------------------ */
+
+/*
+ * Let the IOMMU's driver keep a bitmap of written pages (VFIO_IOMMU_DIRTY_PAGES). From then on every svio_dma_unmap() hands the bits of
+ * what it unmaps to fn, one per page_size, or bitmap NULL when all of it must count as written; fn runs inside of that call.
+ * These three may run beside map and unmap of the same domain, not beside each other. -EOPNOTSUPP a transport or kernel without.
+ */
+typedef void (*svio_dma_unmapped_fn)(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, const uint64_t *bitmap,
+				     uint64_t page_size);
+int svio_dma_dirty_start(struct svio_dma_domain *domain, svio_dma_unmapped_fn fn);
+void svio_dma_dirty_stop(struct svio_dma_domain *domain);
+/*
+ * Bits of [iova, iova + len), which must be exactly one or more mappings, and clear them. bitmap is zeroed by the caller, bit 0 is iova; page_size
+ * is one of svio_dma_info.dirty_pgsizes. Linux sets all bits of a domain in which a group has not limited itself to pinned pages.
+ */
+int svio_dma_dirty_get(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size, uint64_t *bitmap);
+
+/*
+ * A vfio-user server without a descriptor for memory writes it by messages (DMA_WRITE), which a thread of this process carries out: neither the
+ * device's log nor an IOMMU knows of these. fn is told, in that thread, behind each; one for the process, NULL: nobody.
+ * fn must not wait for anything.
+ */
+void svio_dma_on_message_write(void (*fn)(void *ptr, size_t len));
+
 #ifdef __cplusplus
 }
 #endif

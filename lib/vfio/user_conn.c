@@ -404,6 +404,18 @@ static const char *take_reply(struct svio__user_conn *conn, struct incoming *in)
 	return bad;
 }
 
+_Atomic(svio__message_written_fn) svio__message_written;
+
+static void write_memory(uint8_t *to, const void *from, size_t len)
+{
+	svio__message_written_fn fn;
+
+	memcpy(to, from, len);
+	fn = atomic_load_explicit(&svio__message_written, memory_order_acquire);
+	if (fn && len)
+		fn(to, len);
+}
+
 /* [DMA read], [DMA write]: the server reaches memory for which it has no descriptor. */
 static const char *serve_dma(struct svio__user_conn *conn, struct incoming *in)
 {
@@ -438,7 +450,7 @@ static const char *serve_dma(struct svio__user_conn *conn, struct incoming *in)
 		if (is_read)
 			memcpy(conn->scratch, m->ptr + off, rw.count);
 		else
-			memcpy(m->ptr + off, conn->scratch, rw.count);
+			write_memory(m->ptr + off, conn->scratch, rw.count);
 		err = 0;
 		break;
 	}

@@ -67,6 +67,10 @@ int svio__user_wait(struct svio__user_conn *conn, struct svio__user_req *req);
 /* Both. */
 int svio__user_call(struct svio__user_conn *conn, struct svio__user_req *req);
 
+/* svio_dma_on_message_write(). */
+typedef void (*svio__message_written_fn)(void *ptr, size_t len);
+extern _Atomic(svio__message_written_fn) svio__message_written;
+
 /* Memory that the server may ask for by message. -ENOMEM, -EEXIST. */
 int svio__user_mem_add(struct svio__user_conn *conn, const struct svio_dma_map *map);
 /* When it returns, no copy is under way. */

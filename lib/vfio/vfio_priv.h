@@ -90,6 +90,12 @@ struct svio__transport_ops {
 	int (*domain_info)(struct svio_dma_domain *domain, struct vfio_iommu_type1_info *info);
 	int (*domain_map)(struct svio_dma_domain *domain, const struct svio_dma_map *map);
 	int (*domain_unmap)(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t *unmapped);
+	/* Dirty bitmap; all three or none. unmap_dirty fills in bits of what it unmaps. */
+	int (*domain_dirty_set)(struct svio_dma_domain *domain, bool on);
+	int (*domain_dirty_get)(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size,
+				uint64_t *bitmap);
+	int (*domain_unmap_dirty)(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size,
+				  uint64_t *bitmap, uint64_t *unmapped);
 };
 
 struct svio_dma_domain {
@@ -98,6 +104,7 @@ struct svio_dma_domain {
 	int fd;		   /* container */
 	uint32_t groups;   /* attached to it; under the group lock */
 	uint64_t mappings; /* made and not yet removed */
+	_Atomic(svio_dma_unmapped_fn) unmapped; /* with the dirty bitmap on */
 	bool locks_memory; /* mappings count against RLIMIT_MEMLOCK: kernel transports */
 	void *priv;	   /* the transport's */
 };
@@ -284,6 +291,11 @@ void svio__container_free(struct svio_dma_domain *domain);
 int svio__container_info(struct svio_dma_domain *domain, struct vfio_iommu_type1_info *info);
 int svio__container_map(struct svio_dma_domain *domain, const struct svio_dma_map *map);
 int svio__container_unmap(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t *unmapped);
+int svio__container_dirty_set(struct svio_dma_domain *domain, bool on);
+int svio__container_dirty_get(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size,
+			      uint64_t *bitmap);
+int svio__container_unmap_dirty(struct svio_dma_domain *domain, uint64_t iova, uint64_t len, uint64_t page_size,
+				uint64_t *bitmap, uint64_t *unmapped);
 
 /* ---- explain.c: why not, and what to do ------------------------------------------------------------------ */
 
