@@ -38,7 +38,7 @@
 #define SVIO_SVA_DENYLIST		7 /* vfio-pci's denylist names the function (Intel DSA, QAT …); the administrator may opt in */
 #define SVIO_SVA_REFUSED		8 /* the IOMMU refused a trial bind; `error` says how */
 
-/* GET. Costs nothing and binds nothing. */
+/* GET. Leaves nothing bound. */
 struct svio_sva_info {
 	__u32 flags;
 #define SVIO_SVA_INFO_NATIVE	(1 << 0) /* SVA_BIND works */
@@ -51,7 +51,7 @@ struct svio_sva_info {
 	__u32 quota;		/* most bonds of one user of the device at a time */
 	__u32 bonds;		/* bonds that the caller has now */
 	__u32 reason;		/* SVIO_SVA_* above */
-	__s32 error;		/* -errno with SVIO_SVA_REFUSED, otherwise 0 */
+	__s32 error;		/* -errno with SVIO_SVA_REFUSED and SVIO_SVA_NO_KERNEL, otherwise 0 */
 	__u32 reserved[2];	/* zero */
 };
 
@@ -60,12 +60,15 @@ struct svio_sva_info {
  * (SO_PEERCRED). Binding again counts up and gives the same PASID.
  *
  * bond_fd: on the kernel a file of its own for each call, close-on-exec; closing it is another way to unbind, and the
- * bond ends with its last copy even when the device's file was handed on to another process. -1 over vfio-user, where
+ * bond ends with its last copy even when the device's file was handed on to another process. poll(2) on it says
+ * POLLHUP when the bond has ended in another way: SVA_UNBIND, a reset of the function, its last close, the end of the
+ * process. Bind again after a reset; the PASID is the same as long as the process lives. -1 over vfio-user, where
  * the connection is the lifetime.
  *
  * -EOPNOTSUPP no native mode (SVA_INFO says why), -EDQUOT quota, -ERANGE the PASID of this process lies outside
- * [min, max], -ENOSPC no PASID left in it, -EBUSY the device is being reset, -EPERM the peer is not allowed
- * to read this process's memory, -ENODEV the device is gone.
+ * [min, max], -ENOSPC no PASID left in it, -EBUSY the device is being reset or asleep, or the process uses LAM, -EPERM
+ * the peer is not allowed to read this process's memory, -EINTR a signal came (kernel: ask again), -ENODEV the device
+ * is gone.
  */
 struct svio_sva_bind {
 	__u32 flags;		/* zero */
