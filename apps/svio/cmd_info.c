@@ -521,13 +521,17 @@ static int info_pci(const struct args *args, const struct svio_pci_addr *addr, s
 {
 	struct pcidev_ability ability;
 	struct svio_device *dev = NULL;
+	struct json_object *pci;
 	struct svio_pci_info info;
 	int rc = svio_pci_get(addr, &info);
 
 	if (rc)
 		return rc;
 	pcidev_ability(&info, &ability);
-	json_object_object_add(doc, "pci", pcidev_json(&info, &ability));
+	pci = pcidev_json(&info, &ability);
+	svio_pci_get_override(&info);
+	cli_json_str(pci, "driver_override", info.driver_override[0] ? info.driver_override : NULL);
+	json_object_object_add(doc, "pci", pci);
 	if (!pcidev_on_vfio(&info))
 		add_missing(doc, "VFIO regions, interrupts and DMA ranges: %s%s, not to vfio-pci%s%s",
 			    info.has_driver ? "bound to " : "not bound", info.driver,

@@ -164,7 +164,6 @@ struct json_object *pcidev_json(const struct svio_pci_info *info, const struct p
 	cli_json_hex(obj, "class_code", info->class_code, 6);
 	cli_json_str(obj, "class", pcidev_class_name(info->class_code));
 	cli_json_str(obj, "driver", info->has_driver ? info->driver : NULL);
-	cli_json_str(obj, "driver_override", info->driver_override[0] ? info->driver_override : NULL);
 	json_object_object_add(obj, "iommu_group",
 			       info->iommu_group < 0 ? NULL : json_object_new_int(info->iommu_group));
 	json_object_object_add(obj, "numa_node",

@@ -7,8 +7,8 @@
  *	perf_replug_wait()	a name that can be opened
  *	perf_replug_end()
  *
- * sysfs is read only when the device is closed: while it is being removed, the kernel holds its lock until VFIO's last
- * user has gone, and reading driver_override would wait for that lock (Linux 6.1 drivers/pci/pci-sysfs.c).
+ * Nothing is bound before the device is closed: while it is being removed, the kernel holds its lock until VFIO's last
+ * user has gone, and driver_override would wait for that lock (Linux 6.1 drivers/pci/pci-sysfs.c).
  *
  * For PCI devices the kernel's uevents (a netlink socket) say when to look, and sysfs what is there; a look now and then besides
  * covers machines that do not let us listen. A device that was there at the first look counts only after it has

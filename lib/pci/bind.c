@@ -325,6 +325,7 @@ int svio_pci_bind(const struct svio_pci_addr *addr, const char *driver, uint32_t
 		return rc;
 	if (flags & ~(uint32_t)SVIO_PCI_BIND_FORCE)
 		return svio_fail(EINVAL, "svio_pci_bind: unknown flags 0x%x", flags);
+	svio_pci_get_override(&info); /* what cannot be read cannot be written either, which is explained there */
 	if (!driver || !svio__driver_name_ok(driver))
 		return svio_fail(EINVAL, "'%s' is no driver name", driver ? driver : "");
 	if (info.has_driver && strcmp(info.driver, driver) == 0)
@@ -361,6 +362,7 @@ int svio_pci_unbind(const struct svio_pci_addr *addr, uint32_t flags)
 		return rc;
 	if (flags & ~(uint32_t)SVIO_PCI_BIND_FORCE)
 		return svio_fail(EINVAL, "svio_pci_unbind: unknown flags 0x%x", flags);
+	svio_pci_get_override(&info); /* what cannot be read cannot be written either, which is explained there */
 	recorded = record_load(&info, &rec) == 0;
 	/* Not ours, and not VFIO's: there is nothing to undo. */
 	if (!recorded && info.driver_override[0] == '\0' && !svio__driver_is_vfio(info.driver))

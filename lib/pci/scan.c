@@ -86,14 +86,39 @@ static int read_identity(struct svio_pci_info *info)
 
 static void read_driver(struct svio_pci_info *info)
 {
-	char path[PATH_MAX], text[sizeof(info->driver_override)];
+	char path[PATH_MAX];
 
 	if (!svio__device_path(path, &info->addr, "driver") &&
 	    !svio__read_link_name(path, info->driver, sizeof(info->driver)))
 		info->has_driver = true;
-	if (!svio__device_path(path, &info->addr, "driver_override") &&
-	    !svio__read_text(path, text, sizeof(text)) && strcmp(text, "(null)") != 0)
+}
+
+int svio_pci_get_override(struct svio_pci_info *info)
+{
+	char path[PATH_MAX], text[sizeof(info->driver_override)];
+	int rc = svio__device_path(path, &info->addr, "driver_override");
+
+	if (!rc)
+		rc = svio__read_text(path, text, sizeof(text));
+	if (!rc && strcmp(text, "(null)") != 0)
 		memcpy(info->driver_override, text, sizeof(text));
+	else
+		info->driver_override[0] = '\0';
+	return rc;
+}
+
+/* Virtual functions have links, which can be read without waiting; sriov_numvfs cannot, see svio_pci_scan(). */
+static unsigned int count_vfs(const struct svio_pci_info *info)
+{
+	char path[PATH_MAX], text[32], file[24];
+	unsigned int n = 0;
+
+	for (; n < info->sriov_totalvfs; n++) {
+		snprintf(file, sizeof(file), "virtfn%u", n);
+		if (svio__device_path(path, &info->addr, file) || svio__read_link_name(path, text, sizeof(text)))
+			break;
+	}
+	return n;
 }
 
 static int read_info(const struct svio_pci_addr *addr, struct svio_pci_info *info)
@@ -123,7 +148,7 @@ static int read_info(const struct svio_pci_addr *addr, struct svio_pci_info *inf
 	    !svio_pci_parse_addr(text, &info->physfn))
 		info->is_vf = true;
 	info->sriov_totalvfs = read_optional(addr, "sriov_totalvfs");
-	info->sriov_numvfs = read_optional(addr, "sriov_numvfs");
+	info->sriov_numvfs = count_vfs(info);
 	read_driver(info);
 	read_bars(info);
 	return 0;

@@ -60,7 +60,7 @@ struct svio_pci_info {
 	bool is_bridge;	 /* PCI-to-PCI, CardBus or semi-transparent bridge, by its class */
 	bool has_driver;
 	char driver[32];	  /* "" when unbound */
-	char driver_override[32]; /* "" when unset */
+	char driver_override[32]; /* "" until svio_pci_get_override(), and when unset */
 	struct svio_pci_addr physfn; /* valid when is_vf */
 	unsigned int sriov_totalvfs, sriov_numvfs;
 	uint32_t quirks; /* enum svio_pci_quirk */
@@ -75,7 +75,18 @@ char *svio_pci_format_addr(const struct svio_pci_addr *addr, char *buf);
 /* Fill *info. -ENODEV (explained) when there is no such function. */
 int svio_pci_get(const struct svio_pci_addr *addr, struct svio_pci_info *info);
 
-/* All functions, sorted by address. *list is the caller's, to be released with free(). */
+/*
+ * Fill info->driver_override. Apart, because the kernel holds the device's lock over reading it (Linux
+ * drivers/pci/pci-sysfs.c): while the function is being bound, unbound or removed, and that can wait for a
+ * process which holds it open through VFIO, this call waits in the kernel, and no signal ends it. 0 or -errno; "" then.
+ */
+int svio_pci_get_override(struct svio_pci_info *info);
+
+/*
+ * All functions, sorted by address. *list is the caller's, to be released with free(). Neither this nor svio_pci_get()
+ * reads anything for which the kernel takes a device's lock (driver_override, sriov_numvfs), so they never wait for one
+ * that is being removed.
+ */
 int svio_pci_scan(struct svio_pci_info **list, size_t *count);
 
 /* The members of an IOMMU group, as svio_pci_scan(). -ENOENT (explained) when there is no such group. */

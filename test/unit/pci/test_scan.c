@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Functions and groups as sysfs shows them, on a machine in a temporary directory. */
+#include <sys/inotify.h>
 #include "fakesys.h"
 
 static const struct fake_device nvme = { "0000:01:00.0", "pci0000:00/0000:00:01.0", 0x1b36, 0x0010, 0x010802, 7,
@@ -20,7 +21,8 @@ static void test_get(void)
 	fake_file("0x1100\n", "/sys/bus/pci/devices/0000:01:00.0/subsystem_device");
 	fake_file("vfio-pci\n", "/sys/bus/pci/devices/0000:01:00.0/driver_override");
 	fake_file("16\n", "/sys/bus/pci/devices/0000:01:00.0/sriov_totalvfs");
-	fake_file("2\n", "/sys/bus/pci/devices/0000:01:00.0/sriov_numvfs");
+	fake_link("/sys/devices/pci0000:00/0000:01:10.0", "/sys/bus/pci/devices/0000:01:00.0/virtfn0");
+	fake_link("/sys/devices/pci0000:00/0000:01:10.1", "/sys/bus/pci/devices/0000:01:00.0/virtfn1");
 	fake_file("0x00000000fe000000 0x00000000fe003fff 0x0000000000140204\n"
 		  "0x0000000000000000 0x0000000000000000 0x0000000000000000\n"
 		  "0x0000000000000000 0xffffffffffffffff 0x0000000000140204\n"
@@ -40,6 +42,8 @@ static void test_get(void)
 	CU_ASSERT_EQUAL(info.iommu_group, 7);
 	CU_ASSERT_TRUE(info.has_driver);
 	CU_ASSERT_STRING_EQUAL(info.driver, "nvme");
+	CU_ASSERT_STRING_EQUAL(info.driver_override, "");
+	CU_ASSERT_EQUAL(svio_pci_get_override(&info), 0);
 	CU_ASSERT_STRING_EQUAL(info.driver_override, "vfio-pci");
 	CU_ASSERT_EQUAL(info.sriov_totalvfs, 16);
 	CU_ASSERT_EQUAL(info.sriov_numvfs, 2);
@@ -53,6 +57,7 @@ static void test_get(void)
 	addr = fake_addr("0000:00:01.0");
 	CU_ASSERT_EQUAL_FATAL(svio_pci_get(&addr, &info), 0);
 	CU_ASSERT_TRUE(info.is_bridge);
+	CU_ASSERT_EQUAL(svio_pci_get_override(&info), 0); /* "(null)" */
 	CU_ASSERT_STRING_EQUAL(info.driver_override, "");
 	CU_ASSERT_EQUAL(info.numa_node, -1);
 	fake_end();
@@ -115,6 +120,8 @@ static void test_get_bad(void)
 	fake_file("a-driver-name-of-more-than-thirty-one-letters\n",
 		  "/sys/bus/pci/devices/0000:01:00.0/driver_override");
 	CU_ASSERT_EQUAL(svio_pci_get(&addr, &info), 0);
+	memset(info.driver_override, 'x', sizeof(info.driver_override) - 1);
+	CU_ASSERT_EQUAL(svio_pci_get_override(&info), -EOVERFLOW);
 	CU_ASSERT_STRING_EQUAL(info.driver_override, "");
 	fake_end();
 }
@@ -148,6 +155,45 @@ static void test_scan(void)
 	CU_ASSERT_PTR_NULL(list);
 	svio__pci_set_root("");
 	CU_ASSERT_EQUAL(unit_count_fds(), fds);
+}
+
+/*
+ * Linux takes the device's lock to show driver_override (pci-sysfs.c) and sriov_numvfs (iov.c), and holds it while the
+ * device is removed, which waits for the process that has it open. A list of devices must not hang in there.
+ */
+static void test_scan_waits_for_nobody(void)
+{
+	static const char *const locked[] = { "driver_override", "sriov_numvfs" };
+	struct svio_pci_addr addr = fake_addr("0000:01:00.0");
+	int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	struct svio_pci_info *list, info;
+	struct inotify_event event;
+	char path[PATH_MAX];
+	size_t count;
+
+	fake_begin();
+	fake_add(&nvme);
+	fake_file("16\n", "/sys/bus/pci/devices/0000:01:00.0/sriov_totalvfs");
+	fake_file("2\n", "/sys/bus/pci/devices/0000:01:00.0/sriov_numvfs");
+	for (size_t i = 0; i < SVIO_ARRAY_SIZE(locked); i++) {
+		CU_ASSERT_EQUAL_FATAL(svio__path(path, "/sys/bus/pci/devices/0000:01:00.0/%s", locked[i]), 0);
+		CU_ASSERT_FATAL(inotify_add_watch(watch, path, IN_OPEN) >= 0);
+	}
+	CU_ASSERT_EQUAL_FATAL(svio_pci_scan(&list, &count), 0);
+	CU_ASSERT_EQUAL(count, 1);
+	free(list);
+	CU_ASSERT_EQUAL_FATAL(svio_pci_group_devices(7, &list, &count), 0);
+	CU_ASSERT_EQUAL(count, 1);
+	free(list);
+	CU_ASSERT_EQUAL(svio_pci_get(&addr, &info), 0);
+	CU_ASSERT_EQUAL(svio_pci_group_explain(7), -EPERM);
+	CU_ASSERT_EQUAL(read(watch, &event, sizeof(event)), -1);
+	CU_ASSERT_EQUAL(errno, EAGAIN);
+	/* The watch works: who asks for it opens it. */
+	CU_ASSERT_EQUAL(svio_pci_get_override(&info), 0);
+	CU_ASSERT_EQUAL(read(watch, &event, sizeof(event)), (ssize_t)sizeof(event));
+	close(watch);
+	fake_end();
 }
 
 static void test_scan_many(void)
@@ -318,6 +364,7 @@ static const struct unit_test tests[] = {
 	{ "a virtual function knows its physical one", test_get_vf },
 	{ "values out of range are errors or absent", test_get_bad },
 	{ "all functions, sorted, without what vanishes", test_scan },
+	{ "listing opens nothing that waits for a device's lock", test_scan_waits_for_nobody },
 	{ "more functions than the first allocation holds", test_scan_many },
 	{ "a group is viable or every obstacle is named", test_group },
 	{ "an explanation too long is cut", test_group_long },
