@@ -56,7 +56,7 @@ struct svio_dma_domain;
 struct svio_device_opts {
 	size_t size;		 /* sizeof(struct svio_device_opts) of the caller */
 	const char *vf_token;	 /* UUID shared by a PF's owner with its VFs, or NULL (Linux vfio: VF token) */
-	uint32_t msg_timeout_ms; /* vfio-user: a request unanswered that long means -ENODEV; 0 = 5000 */
+	uint32_t msg_timeout_ms; /* vfio-user: a connection not taken, or a request unanswered, that long means -ENODEV; 0 = 5000 */
 	uint32_t flags;		 /* enum svio_device_open_flags */
 };
 

@@ -38,7 +38,26 @@ static struct svio__user_conn *dev_conn(struct svio_device *dev)
 
 /* ---- open and close ------------------------------------------------------------------------------ */
 
-static int connect_path(const char *name, const char *path, int *fdp)
+/* connect() waits while the server's backlog is full, for as long as SO_SNDTIMEO says (unix(7)); signals do not make it longer. */
+static int connect_in_time(int fd, const struct sockaddr_un *addr, uint32_t timeout_ms)
+{
+	uint64_t now = svio_now_ns(), deadline = now + (uint64_t)timeout_ms * 1000000;
+
+	for (; now < deadline; now = svio_now_ns()) {
+		uint64_t us = (deadline - now + 999) / 1000;
+		struct timeval tv = { .tv_sec = (time_t)(us / 1000000), .tv_usec = (suseconds_t)(us % 1000000) };
+
+		if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) < 0)
+			return -errno;
+		if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0)
+			return 0;
+		if (errno != EINTR && errno != EAGAIN)
+			return -errno;
+	}
+	return -ETIMEDOUT;
+}
+
+static int connect_path(const char *name, const char *path, uint32_t timeout_ms, int *fdp)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	int fd, err;
@@ -52,16 +71,19 @@ static int connect_path(const char *name, const char *path, int *fdp)
 		err = errno;
 		return svio_fail(err, "%s: no socket: %s", name, strerror(err));
 	}
-	while (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		err = errno;
-		if (err == EINTR)
-			continue;
+	err = -connect_in_time(fd, &addr, timeout_ms);
+	if (err) {
 		close(fd);
 		if (err == ENOENT || err == ECONNREFUSED)
 			return svio_fail(ENODEV,
 					 "%s: no server listens there; start one, for instance: svio serve nvme "
 					 "--socket %s",
 					 name, path);
+		if (err == ETIMEDOUT)
+			return svio_fail(ENODEV,
+					 "%s: the server has not taken the connection within %u ms: it hangs, or too many "
+					 "clients wait for it; look at its process, or start another server on another socket",
+					 name, timeout_ms);
 		if (err == EACCES)
 			return svio_fail(err, "%s: no permission for this socket; its owner can give it: chown USER %s",
 					 name, path);
@@ -74,7 +96,7 @@ static int connect_path(const char *name, const char *path, int *fdp)
 static int get_fd(struct svio_device *dev, struct user *u, int *fd)
 {
 	if (strncmp(dev->name, "sim:", 4) != 0)
-		return connect_path(dev->name, dev->name + strlen("user:"), fd);
+		return connect_path(dev->name, dev->name + strlen("user:"), dev->msg_timeout_ms, fd);
 	if (!svio__sim_start)
 		return svio_fail(EOPNOTSUPP, "%s: this program is linked without the device kit", dev->name);
 	return svio__sim_start(dev->name + strlen("sim:"), fd, &u->sim);

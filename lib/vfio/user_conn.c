@@ -587,7 +587,11 @@ static uint64_t limit(struct json_object *caps, const char *key, uint64_t absent
 	return n < 0 ? 0 : SVIO_MIN((uint64_t)n, ours);
 }
 
-/* [Version]. Capabilities are optional in the reply; what is not stated has its default. */
+/*
+ * [Version]. Capabilities are optional in the reply; what is not stated has its default. twin_socket, a second socket for the server's
+ * own requests, is not proposed: it is for clients and servers that wait for a reply in the place where requests arrive.
+ * Here a reader thread takes both as they come, and no server may offer what was not proposed.
+ */
 static int negotiate(struct svio__user_conn *conn)
 {
 	static const struct svio_vfu_version ours = { SVIO_VFU_MAJOR, SVIO_VFU_MINOR };

@@ -6,12 +6,15 @@
  * The device is opened as "sim:"; the test stands in for the device kit with svio__sim_start().
  */
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include "user_conn.h"
 #include "unit.h"
 
@@ -615,6 +618,57 @@ static void test_names(void)
 	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "svio serve"));
 }
 
+static void on_alarm(int sig)
+{
+	(void)sig;
+}
+
+/* A server that does not accept: connections up to its backlog are there at once, then connect() waits. */
+static void test_full_backlog(void)
+{
+	const struct sigaction act = { .sa_handler = on_alarm }; /* without SA_RESTART */
+	const struct itimerval often = { { 0, 20000 }, { 0, 20000 } }, never = { { 0, 0 }, { 0, 0 } };
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int listener, waiting[64], n = 0, fds;
+	struct sigaction before;
+	struct svio_device *dev;
+	char name[128];
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "/tmp/svio-test-backlog.%d", (int)getpid());
+	unlink(addr.sun_path);
+	listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	CU_ASSERT_EQUAL_FATAL(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	CU_ASSERT_EQUAL_FATAL(listen(listener, 1), 0);
+	for (;;) {
+		CU_ASSERT_FATAL(n < 64);
+		waiting[n] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (connect(waiting[n++], (struct sockaddr *)&addr, sizeof(addr)) < 0)
+			break;
+	}
+	CU_ASSERT_EQUAL(errno, EAGAIN);
+	fds = unit_count_fds();
+	snprintf(name, sizeof(name), "user:%s", addr.sun_path);
+	CU_ASSERT_EQUAL(svio_device_open(name, &opts, &dev), -ENODEV);
+	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "not taken the connection within"));
+	/* Signals more often than the timeout do not put it off. */
+	sigaction(SIGALRM, &act, &before);
+	setitimer(ITIMER_REAL, &often, NULL);
+	CU_ASSERT_EQUAL(svio_device_open(name, &opts, &dev), -ENODEV);
+	setitimer(ITIMER_REAL, &never, NULL);
+	sigaction(SIGALRM, &before, NULL);
+	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "not taken the connection within"));
+	/* There is room, but nobody to take the first request. */
+	close(waiting[0]);
+	close(accept(listener, NULL, NULL));
+	CU_ASSERT_EQUAL(svio_device_open(name, &opts, &dev), -ENODEV);
+	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "did not answer request 1 within"));
+	CU_ASSERT_EQUAL(unit_count_fds(), fds - 1);
+	for (int i = 1; i < n; i++)
+		close(waiting[i]);
+	close(listener);
+	unlink(addr.sun_path);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -623,6 +677,7 @@ int main(void)
 		{ "pipelined requests answered out of order", test_pipelined_out_of_order },
 		{ "DMA messages reach mapped memory and nothing else", test_dma_messages },
 		{ "names that cannot be opened are explained", test_names },
+		{ "a server that does not accept, or not answer, is given up in time", test_full_backlog },
 		{ NULL, NULL },
 	};
 
