@@ -30,6 +30,9 @@ client_ends() # EXIT_CODE
 	[ $rc = "$1" ] || { echo "exit code $rc, expected $1"; cat "$dir/client.out" "$dir/client.err"; return 1; }
 }
 
+# The memory that a client shares is a memfd called svio-node<N>; the server must not hold on to it.
+holds_memory() { grep -q 'svio-node' "/proc/$pid/maps" || ls -l "/proc/$pid/fd" | grep -q svio-node; }
+
 # ---- the server dies -----------------------------------------------------------------------------------
 
 server_dies()
@@ -57,6 +60,21 @@ server_sleeping_dies()
 }
 check "a server that sleeps dies, with a client that sleeps" server_sleeping_dies
 
+# Stopped, it is there and does nothing: only time tells. The probe's own lines; then the server goes on, and finds its client gone.
+server_hangs()
+{
+	local rc=0
+	serve h nvme --size 64M --socket "$dir/s" "$@" || return 1
+	timeout -k 1 "$limit" "$probes/hang_probe" "user:$dir/s" "$pid" sim:nvme,size=16M 2>"$dir/err" || rc=$?
+	kill -CONT "$pid"
+	[ $rc = 0 ] || { cat "$dir/err"; return 1; }
+	complaints "$dir/err" && says "the server did not answer request" && wait_for "! holds_memory" || return 1
+	perf 0 "user:$dir/s" --rw randrw --verify --time 1 -- "${proved[@]}" && stop h
+}
+hung() { server_hangs "$@" >"$dir/hung"; local rc=$?; cat "$dir/hung"; return $rc; }
+hung || { echo "not ok - a server that hangs"; failed=1; }
+hung --interrupt || { echo "not ok - a server that hangs, and would sleep"; failed=1; }
+
 # The file is what remains: the same namespace is back, and has every block that was acknowledged.
 replug()
 {
@@ -77,8 +95,6 @@ check "a client waits for the next server, and finds all its data" replug
 
 # ---- the client dies -----------------------------------------------------------------------------------
 
-# The memory that a client shares is a memfd called svio-node<N>; the server must not hold on to it.
-holds_memory() { grep -q 'svio-node' "/proc/$pid/maps" || ls -l "/proc/$pid/fd" | grep -q svio-node; }
 client_dies() # SERVER
 {
 	client "user:$dir/s" --qd 32 --queues 2 --time 600 || return 1
