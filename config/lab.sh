@@ -8,6 +8,11 @@
 # NAME-KEY, where KEY is a digest of the recipe and of the versions of the
 # packages that went into it, and NAME is a link to the current entry. An entry
 # is made in a temporary directory and renamed when it is whole.
+#
+# Each entry has a lock of its own, held while it is made, so that a kernel's build
+# keeps nobody from what is there; the lock "lists" is held while the archive's
+# package lists are fetched or read. Who makes one entry may ask for another only
+# in this order: kernels, roots, qemu, lists.
 
 set -euo pipefail
 shopt -s inherit_errexit
@@ -22,34 +27,42 @@ jobs=${SVIO_LAB_JOBS:-$(nproc)}
 host_packages=(apt dpkg debian-archive-keyring mmdebstrap busybox-static kmod
 	pciutils python3 util-linux xz-utils zstd)
 
-# Packages of trixie in the root where modules and kernels are built.
-modules_root_packages=(linux-headers-amd64 gcc make libc6-dev bc bison flex libelf-dev
-	libssl-dev kmod xz-utils)
+# All entries, in the order in which their locks are taken.
+entries=(kernel-stock kernel-bookworm kernel-backports kernel-own kernel-own-debug
+	modules-root modules-root-bookworm qemu)
+
+# Packages in the roots where modules are built, besides the compilers that kernel
+# headers ask for; and those that building a kernel needs too.
+modules_root_packages=(gcc make libc6-dev libelf-dev libssl-dev pahole kmod sparse xz-utils)
+kernel_build_packages=(bc bison flex)
 
 usage()
 {
 	cat <<USAGE
-usage: config/lab.sh prepare [stock] [bookworm] [own] [own-debug] [modules-root]
-       config/lab.sh module KERNEL TREE SUBDIR OUT
+usage: config/lab.sh prepare [NAME]...
+       config/lab.sh module KERNEL TREE SUBDIR OUT [MAKE-ARGUMENT]...
        config/lab.sh status | packages | dir [NAME] | clean [--all] | --help
 
 prepare   makes what test/guest/vm needs: QEMU, and the things named:
   stock         the current kernel of trixie-backports
   bookworm      the kernel of Debian 12
+  backports     the current kernel of bookworm-backports
   own           a kernel built from trixie-backports' linux-source with
                 config/lab/kernel-own.config (iommufd, VFIO cdev, lockdep;
                 several minutes; needs root)
-  own-debug     the same with config/lab/kernel-own-debug.config on top (KASAN)
-  modules-root  a root in which modules are built against the stock kernel
-                (needs root); its path: config/lab.sh dir modules-root
+  own-debug     the same with config/lab/kernel-own-debug.config on top (KASAN, UBSAN)
+  modules-root, modules-root-bookworm
+                the roots in which modules are built, against the stock kernel and
+                own ones, and against Debian 12's and its backports' (need root)
   With no name: stock and bookworm. What is there and current is kept.
 module    builds the kernel module in SUBDIR of the source directory TREE against
-          KERNEL (stock, own or own-debug; needs root) and copies its .ko files
-          into the directory OUT.
+          KERNEL (any of the above; needs root) and copies its .ko files into the
+          directory OUT. Arguments for make may follow, as W=1, C=1 (sparse) or NAME=VALUE.
 status    lists the entries.
 packages  prints the host's Debian packages that the lab needs.
 dir       prints the cache directory, or with a name that entry's directory.
 clean     removes entries that are no longer current; --all removes everything.
+          Waits for runs that are making one.
 
 The cache is \${SVIO_LAB_DIR}, else \${XDG_CACHE_HOME:-~/.cache}/svio/lab.
   SVIO_LAB_MIRROR       Debian mirror (default: the one apt is configured with)
@@ -73,7 +86,7 @@ die()
 	exit 1
 }
 
-# --- temporary directories and the lock --------------------------------------
+# --- temporary directories and locks ------------------------------------------
 
 tmp=
 
@@ -113,16 +126,49 @@ run_child()
 	return "$status"
 }
 
-take_lock()
+declare -A lock_fd
+
+# lock NAME: waits until no other run holds that lock.
+lock()
 {
+	local file=$lab/.lock.$1 fd
+
 	mkdir -p "$lab" || die "cannot create $lab" "set SVIO_LAB_DIR to a directory you can write"
-	exec 9>"$lab/.lock"
-	if ! flock -n 9; then
-		say "another run is preparing the lab; waiting for it"
-		flock 9
-	fi
-	# The lock is held: whatever is half made was left by a run that was killed.
-	rm -rf --one-file-system "$lab"/.new.*
+	while :; do
+		exec {fd}>"$file"
+		if ! flock -n "$fd"; then
+			say "$1: waiting for another run"
+			run_child flock "$fd"
+		fi
+		# "clean --all" removes the file: then the lock is on none that others see.
+		[ ! "$file" -ef "/proc/self/fd/$fd" ] || break
+		exec {fd}>&-
+	done
+	lock_fd[$1]=$fd
+}
+
+unlock()
+{
+	local fd=${lock_fd[$1]}
+
+	exec {fd}>&-
+	unset "lock_fd[$1]"
+}
+
+# locked NAME COMMAND...: runs it with that lock held.
+locked()
+{
+	lock "$1"
+	"${@:2}"
+	unlock "$1"
+}
+
+# begin NAME: the temporary directory in which that entry, whose lock is held, is made.
+begin()
+{
+	# Whatever is half made was left by a run that was killed.
+	rm -rf --one-file-system "$lab/.making.$1".*
+	tmp=$(mktemp -d "$lab/.making.$1.XXXXXX")
 }
 
 # publish NAME KEY: the temporary directory becomes the current entry NAME.
@@ -177,6 +223,9 @@ apt_uri()
 	echo "$uri"
 }
 
+# What is called a suite here: trixie (with its backports), bookworm, and backports
+# (bookworm with its backports).
+
 # apt_options SUITE: options that make apt see SUITE alone, in $aptopts.
 apt_options()
 {
@@ -192,7 +241,10 @@ apt_options()
 		-o APT::Install-Recommends=false -o Acquire::Languages=none
 		-o APT::Sandbox::User=root -o Debug::NoLocking=1
 		-o APT::Get::Assume-Yes=true)
-	[ "$1" != trixie ] || aptopts+=(-o APT::Default-Release=trixie-backports)
+	case $1 in
+	trixie) aptopts+=(-o APT::Default-Release=trixie-backports) ;;
+	backports) aptopts+=(-o APT::Default-Release=bookworm-backports) ;;
+	esac
 }
 
 # apt_sources SUITE: the sources.list lines of SUITE.
@@ -208,8 +260,10 @@ apt_sources()
 		printf 'deb [signed-by=%s] %s trixie main\n' "$keyring" "$mirror"
 		printf 'deb [signed-by=%s] %s trixie-backports main\n' "$keyring" "$mirror"
 		;;
-	bookworm)
+	bookworm | backports)
 		printf 'deb [signed-by=%s] %s bookworm main\n' "$keyring" "$mirror"
+		[ "$1" = bookworm ] ||
+			printf 'deb [signed-by=%s] %s bookworm-backports main\n' "$keyring" "$mirror"
 		security=$(apt_uri Debian-Security)
 		[ -z "$security" ] ||
 			printf 'deb [signed-by=%s] %s bookworm-security main\n' "$keyring" "$security"
@@ -220,14 +274,14 @@ apt_sources()
 # apt_view SUITE: sets $aptopts, and fetches the package lists if they are old.
 apt_view()
 {
-	local suite=$1 dir=$lab/apt/$1 sources
+	local suite=$1 dir=$lab/apt/$1 release=${1/backports/bookworm} sources
 
 	apt_options "$suite"
 	[ -e "$keyring" ] || die "no archive keyring at $keyring" \
 		"run: apt-get install debian-archive-keyring"
 	# One keyring file per release shows which releases the keyring knows.
-	[ -e "${keyring%/*}/debian-archive-$suite-stable.gpg" ] || [ "${SVIO_LAB_KEYRING:-}" ] ||
-		die "the archive keyring is too old to verify Debian $suite" \
+	[ -e "${keyring%/*}/debian-archive-$release-stable.gpg" ] || [ "${SVIO_LAB_KEYRING:-}" ] ||
+		die "the archive keyring is too old to verify Debian $release" \
 			"run: apt-get update && apt-get install debian-archive-keyring"
 	sources=$(apt_sources "$suite")
 	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
@@ -265,14 +319,33 @@ apt_closure()
 	cat "$answer"
 }
 
-# apt_unpack DIR NAME=VERSION...: fetches (and verifies) packages, unpacks them into DIR.
+# resolve SUITE PACKAGE...: $list becomes apt_closure's answer, and $aptopts SUITE's options.
+resolve()
+{
+	lock lists
+	apt_view "$1"
+	list=$(apt_closure "$@")
+	unlock lists
+}
+
+# apt_unpack DIR NAME=VERSION...: fetches packages of the suite last resolved, verifies
+# them by the digests of its signed lists, unpacks them into DIR. The lists are
+# locked only while they are read, not while packages are fetched.
 apt_unpack()
 {
-	local dir=$1 deb
+	local dir=$1 uris uri file digest fetch=() deb
 
 	shift
 	mkdir -p "$dir" "$tmp/debs"
-	(cd "$tmp/debs" && apt-get "${aptopts[@]}" download "$@") >"$tmp/download.log" 2>&1 || {
+	lock lists
+	uris=$(apt-get "${aptopts[@]}" --print-uris download "$@") ||
+		die "no such packages: $*" "run config/lab.sh again; if it repeats, remove $lab/apt"
+	unlock lists
+	while read -r uri file _ digest; do
+		[[ $digest =~ ^SHA(256|512):[0-9a-f]+$ ]] || die "the package lists hold no digest of $file"
+		fetch+=("${uri//\'/}" "$tmp/debs/$file" "$digest")
+	done <<<"$uris"
+	run_child /usr/lib/apt/apt-helper "${aptopts[@]}" download-file "${fetch[@]}" >"$tmp/download.log" 2>&1 || {
 		cat "$tmp/download.log" >&2
 		die "cannot fetch packages" "run config/lab.sh again; if it repeats, remove $lab/apt"
 	}
@@ -290,13 +363,12 @@ make_qemu()
 {
 	local list key
 
-	apt_view trixie
-	list=$(apt_closure trixie qemu-system-x86)
+	resolve trixie qemu-system-x86
 	[ -n "$list" ] || die "qemu-system-x86 cannot be resolved in trixie-backports"
 	key=$({ declare -f make_qemu apt_unpack; echo "$list"; } | digest)
 	! current qemu "$key" || return 0
 
-	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	begin qemu
 	say "qemu: $(grep ^qemu-system-x86= <<<"$list"), $(wc -l <<<"$list") packages"
 	# shellcheck disable=SC2086 # one word per package
 	apt_unpack "$tmp/root" $list
@@ -325,17 +397,17 @@ make_qemu()
 # make_packaged_kernel NAME SUITE
 make_packaged_kernel()
 {
-	local name=kernel-$1 suite=$2 list key release vmlinuz modules
+	local name=kernel-$1 suite=$2 list key release vmlinuz modules config
 
-	apt_view "$suite"
-	list=$(apt_closure "$suite" linux-image-amd64 | grep -E '^linux-(image|binary|modules|base)-[0-9]' || true)
+	resolve "$suite" linux-image-amd64
+	list=$(grep -E '^linux-(image|binary|modules|base)-[0-9]' <<<"$list" || true)
 	[ -n "$list" ] || die "linux-image-amd64 of $suite depends on no kernel package" \
 		"its packaging has changed: config/lab.sh, make_packaged_kernel must follow it"
 	key=$({ declare -f make_packaged_kernel apt_unpack; cat "$here/lab/extract-vmlinux"
 		echo "$list"; } | digest)
 	! current "$name" "$key" || return 0
 
-	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	begin "$name"
 	# shellcheck disable=SC2086 # one word per package
 	say "$name: fetching and unpacking" $list
 	# shellcheck disable=SC2086 # one word per package
@@ -350,7 +422,8 @@ make_packaged_kernel()
 	release=$(basename "${modules%/kernel}")
 	mkdir -p "$tmp/lib/modules"
 	mv "$vmlinuz" "$tmp/vmlinuz"
-	find "$tmp/root" -type f -name 'config*' -exec mv {} "$tmp/config" \;
+	config=$(find "$tmp/root" -type f ! -name '*.ko*' \( -name config -o -name 'config-*' \))
+	mv "$config" "$tmp/config"
 	mv "${modules%/kernel}" "$tmp/lib/modules/"
 	rm -rf "$tmp/root"
 	"$here/lab/extract-vmlinux" "$tmp/vmlinuz" "$tmp/vmlinux"
@@ -369,38 +442,73 @@ apt_access_options()
 	apt-config dump | sed -n 's/^\(Acquire::\(https\?\|Check\|Retries\)[^ ]* ".\+"\);$/--aptopt=\1/p'
 }
 
+# make_modules_root NAME SUITES PACKAGE...: a root with these packages of the first suite,
+# and the headers of each suite's current kernel.
 make_modules_root()
 {
-	local list key access=()
+	local name=$1 suites=$2 suite packages=("${@:3}") list key access=() release sub
+	local -A headers
 
-	[ "$(id -u)" = 0 ] || die "making modules-root needs root" "run it as root, or leave it out"
-	apt_view trixie
-	list=$(apt_closure trixie "${modules_root_packages[@]}")
-	[ -n "$list" ] || die "cannot resolve in trixie-backports: ${modules_root_packages[*]}"
-	key=$({ declare -f make_modules_root; echo "$list"; } | digest)
-	! current modules-root "$key" || return 0
+	[ "$(id -u)" = 0 ] || die "making $name needs root" "run it as root, or leave it out"
+	for suite in $suites; do
+		resolve "$suite" linux-headers-amd64
+		# Unpacked, not installed: some depend on the image, whose installation takes minutes.
+		headers[$suite]=$(grep -E '^linux-(headers|kbuild)-[0-9]' <<<"$list" || true)
+		[ "${headers[$suite]}" ] || die "linux-headers-amd64 of $suite depends on no headers"
+		readarray -t -O ${#packages[@]} packages < <(sed -n 's/^\(gcc-[0-9]*\(-for-host\)\?\)=.*/\1/p' <<<"$list")
+	done
+	suite=${suites%% *}
+	resolve "$suite" "${packages[@]}"
+	[ -n "$list" ] || die "cannot resolve in $suite: ${packages[*]}"
+	key=$({ declare -f make_modules_root; cat "$here/lab/sparse"
+		echo "$list" "${headers[@]}"; } | digest)
+	! current "$name" "$key" || return 0
 
-	tmp=$(mktemp -d "$lab/.new.XXXXXX")
+	begin "$name"
 	chmod 755 "$tmp"
-	say "modules-root: installing ${modules_root_packages[*]}"
+	say "$name: installing ${packages[*]}"
+	release=${suite/backports/bookworm}
 	readarray -t access < <(apt_access_options)
-	sed 's/ \[[^]]*\]//' "$lab/apt/trixie/sources.list" >"$tmp/sources"
+	sed 's/ \[[^]]*\]//' "$lab/apt/$suite/sources.list" >"$tmp/sources"
 	run_child mmdebstrap --quiet --mode=root --variant=apt --keyring="$keyring" \
-		--include="$(tr ' ' , <<<"${modules_root_packages[*]}")" "${access[@]}" \
+		--include="$(tr ' ' , <<<"${packages[*]}")" "${access[@]}" \
 		--aptopt='APT::Install-Recommends "false"' \
-		--aptopt='APT::Default-Release "trixie-backports"' \
-		trixie "$tmp/root" "$tmp/sources" >"$tmp/log" 2>&1 || {
+		--aptopt="APT::Default-Release \"$release-backports\"" \
+		"$release" "$tmp/root" "$tmp/sources" >"$tmp/log" 2>&1 || {
 		tail -n 20 "$tmp/log" >&2
 		die "mmdebstrap failed"
 	}
+	for suite in $suites; do
+		apt_options "$suite"
+		# shellcheck disable=SC2086 # one word per package
+		apt_unpack "$tmp/headers" ${headers[$suite]}
+	done
+	# The root's /lib is a link, which packages do not know.
+	for sub in usr lib; do
+		[ ! -d "$tmp/headers/$sub" ] || cp -a "$tmp/headers/$sub/." "$tmp/root/$sub/"
+	done
+	rm -rf "$tmp/headers"
+	install -m 755 "$here/lab/sparse" "$tmp/root/usr/local/bin/"
+	# Debian's headers leave out the script by which they ask what sparse knows.
+	for sub in "$tmp"/root/usr/lib/linux-kbuild-*/scripts; do
+		[ -e "$sub/checker-valid.sh" ] ||
+			install -m 755 /dev/stdin "$sub/checker-valid.sh" <<<$'#!/bin/sh\necho 1'
+	done
 	mkdir "$tmp/root/build" "$tmp/root/kernel"
-	grep -E '^linux-headers-[0-9]+.*-amd64=' <<<"$list" >"$tmp/version"
-	publish modules-root "$key"
-	say "modules-root: ready"
+	grep -hE '^linux-headers-[0-9]+.*-amd64=' <<<"$(printf '%s\n' "${headers[@]}")" >"$tmp/version"
+	publish "$name" "$key"
+	say "$name: ready"
 }
 
-# in_root DIR COMMAND...: runs it in modules-root, with DIR at /build and, if set,
-# $kernel_tree at /kernel. The mounts are in a namespace of its own and go with it.
+# enter NAME: that root is where in_root runs commands.
+enter()
+{
+	root=$(readlink -f "$lab/$1")/root
+}
+
+# in_root DIR COMMAND...: runs it in $root, with DIR at /build and, if set, $kernel_tree
+# at /kernel. The mounts are in a namespace of its own and go with it.
+root=
 kernel_tree=
 
 in_root()
@@ -418,36 +526,19 @@ in_root()
 		[ -z "$tree" ] || mount --bind "$tree" "$root/kernel"
 		mount -t proc proc "$root/proc"
 		mount --rbind /dev "$root/dev"
-		exec chroot "$root" "$@"' sh "$lab/modules-root/root" "$dir" "$kernel_tree" \
-		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 "$@" || status=$?
+		exec chroot "$root" "$@"' sh "$root" "$dir" "$kernel_tree" \
+		env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 "$@" || status=$?
 	child_signal=TERM
 	return "$status"
 }
 
-# make_own_kernel NAME FRAGMENT...
-make_own_kernel()
+# build_own_kernel FRAGMENT...: the kernel of the source in $tmp/build; vmlinux, config,
+# release and lib/modules in $tmp, and in $tmp/build what modules are built against.
+build_own_kernel()
 {
-	local name=kernel-$1 source key dropped tarball release started=$SECONDS
-
-	shift
-	apt_view trixie
-	source=$(apt_closure trixie linux-source | grep -E '^linux-source-[0-9]' || true)
-	[ -n "$source" ] || die "linux-source of trixie-backports depends on no kernel source"
-	key=$({ declare -f make_own_kernel in_root; cat "$@"; echo "$source"; } | digest)
-	! current "$name" "$key" || return 0
-	make_modules_root
-
-	tmp=$(mktemp -d "$lab/.new.XXXXXX")
-	say "$name: fetching $source"
-	apt_unpack "$tmp/deb" "$source"
-	tarball=$(find "$tmp/deb" -name 'linux-source-*.tar.*' -type f)
-	[ -f "$tarball" ] || die "$source holds no tarball"
-	mkdir "$tmp/build"
-	tar -xf "$tarball" -C "$tmp/build" --strip-components=1
-	rm -rf "$tmp/deb"
+	local dropped release
 
 	cat "$@" >"$tmp/build/svio.config"
-	say "$name: configuring"
 	in_root "$tmp/build" make -C /build KCONFIG_ALLCONFIG=svio.config allnoconfig \
 		>"$tmp/log" 2>&1 || { tail -n 20 "$tmp/log" >&2; die "configuring failed"; }
 	# A later fragment may say otherwise than an earlier one: the last line counts.
@@ -457,8 +548,7 @@ make_own_kernel()
 	# shellcheck disable=SC2086 # one word per line of it
 	[ -z "$dropped" ] || die "the kernel's Kconfig does not take these lines:" $dropped
 
-	say "$name: building with $jobs jobs; this takes several minutes"
-	in_root "$tmp/build" make -C /build -j"$jobs" vmlinux modules_prepare >"$tmp/log" 2>&1 || {
+	in_root "$tmp/build" make -C /build -j"$jobs" vmlinux modules >"$tmp/log" 2>&1 || {
 		grep -E -B2 -A5 'error|Error' "$tmp/log" | tail -n 30 >&2
 		die "building the kernel failed"
 	}
@@ -471,44 +561,75 @@ make_own_kernel()
 	in_root "$tmp/build" strip -g -o /build/vmlinux.stripped /build/vmlinux
 	mv "$tmp/build/vmlinux.stripped" "$tmp/vmlinux"
 	cp "$tmp/build/.config" "$tmp/config"
-	# What stays is what modules are built against.
 	find "$tmp/build" -path "$tmp/build/scripts" -prune -o -path "$tmp/build/tools" -prune -o \
 		-type f ! -name '*.h' ! -name 'Makefile*' ! -name 'Kbuild*' ! -name 'Kconfig*' \
 		! -name Module.symvers ! -name .config ! -name auto.conf ! -name '*.release' \
-		! -name vmlinux.symvers ! -name '*.lds' -delete
-	echo "$source" >"$tmp/version"
-	publish "$name" "$key"
-	say "$name: ready, $release, after $((SECONDS - started)) s"
+		! -name '*.lds' -delete
 }
 
-# module KERNEL TREE SUBDIR OUT
+# make_own_kernel NAME FRAGMENT...
+make_own_kernel()
+{
+	local name=kernel-$1 list key tarball started=$SECONDS
+
+	shift
+	[ "$(id -u)" = 0 ] || die "making $name needs root" "run it as root, or leave it out"
+	resolve trixie linux-source
+	list=$(grep -E '^linux-source-[0-9]' <<<"$list" || true)
+	[ -n "$list" ] || die "linux-source of trixie-backports depends on no kernel source"
+	key=$({ declare -f build_own_kernel; cat "$@"; echo "$list"; } | digest)
+	! current "$name" "$key" || return 0
+	prepare_entry modules-root
+	enter modules-root
+
+	begin "$name"
+	say "$name: fetching $list"
+	apt_unpack "$tmp/deb" "$list"
+	tarball=$(find "$tmp/deb" -name 'linux-source-*.tar.*' -type f)
+	[ -f "$tarball" ] || die "$list holds no tarball"
+	mkdir "$tmp/build"
+	tar -xf "$tarball" -C "$tmp/build" --strip-components=1
+	rm -rf "$tmp/deb"
+	say "$name: building with $jobs jobs; this takes several minutes"
+	build_own_kernel "$@"
+	echo "$list" >"$tmp/version"
+	publish "$name" "$key"
+	say "$name: ready, $(cat "$lab/$name/release"), after $((SECONDS - started)) s"
+}
+
+# module KERNEL TREE SUBDIR OUT [MAKE-ARGUMENT]...
 module()
 {
-	local headers
+	local kernel=${1:-} builder=modules-root headers
 
-	[ $# = 4 ] || { usage >&2; exit 2; }
+	[ $# -ge 4 ] || { usage >&2; exit 2; }
 	[ "$(id -u)" = 0 ] || die "building modules needs root"
 	[ -d "$2/$3" ] || die "no directory $2/$3"
 	[ -d "$4" ] || die "no directory $4"
-	case $1 in
-	stock) prepare stock modules-root ;;
-	own | own-debug)
-		prepare "$1"
-		kernel_tree=$(readlink -f "$lab/kernel-$1")/build
-		;;
-	*) die "modules are built for stock, own and own-debug, not for $1" ;;
+	case $kernel in
+	stock | own | own-debug) ;;
+	bookworm | backports) builder="modules-root-bookworm" ;;
+	*) die "no such kernel: $kernel" "see config/lab.sh --help" ;;
 	esac
-	tmp=$(mktemp -d "$lab/.new.XXXXXX")
-	cp -a "$2/." "$tmp/"
-	headers=/kernel
-	if [ "$1" = stock ]; then
-		headers=/lib/modules/$(cat "$lab/kernel-stock/release")/build
-		[ -e "$lab/modules-root/root$headers" ] ||
-			die "modules-root holds no headers of kernel $(cat "$lab/kernel-stock/release")" \
+	prepare "$kernel" $builder
+	enter $builder
+	case $kernel in
+	own*)
+		kernel_tree=$(readlink -f "$lab/kernel-$kernel")/build
+		headers=/kernel
+		;;
+	*)
+		headers=/lib/modules/$(cat "$lab/kernel-$kernel/release")/build
+		[ -L "$root$headers" ] || [ -e "$root$headers" ] ||
+			die "$builder holds no headers of kernel $(cat "$lab/kernel-$kernel/release")" \
 				"the archive is between two versions: try again later"
-	fi
-	say "building $3 for $1"
-	in_root "$tmp" make -C "$headers" "M=/build/$3" modules >&2 ||
+		;;
+	esac
+	# Not in the lab: it is no entry, and any number of modules may be built at a time.
+	tmp=$(mktemp -d "${TMPDIR:-/tmp}/svio-module.XXXXXX")
+	cp -a "$2/." "$tmp/"
+	say "building $3 for $kernel"
+	in_root "$tmp" make -C "$headers" "M=/build/$3" -j"$jobs" "${@:5}" modules >&2 ||
 		die "the module does not build"
 	cp "$tmp/$3"/*.ko "$4/"
 }
@@ -528,35 +649,43 @@ check_host()
 		die "missing packages: ${missing[*]}" "run: apt-get install ${missing[*]}"
 }
 
+# prepare_entry ENTRY: makes it, unless it is there and current.
+prepare_entry()
+{
+	local own=$here/lab/kernel-own.config debug=$here/lab/kernel-own-debug.config
+
+	case $1 in
+	qemu) locked qemu make_qemu ;;
+	kernel-stock) locked kernel-stock make_packaged_kernel stock trixie ;;
+	kernel-bookworm) locked kernel-bookworm make_packaged_kernel bookworm bookworm ;;
+	kernel-backports) locked kernel-backports make_packaged_kernel backports backports ;;
+	kernel-own) locked kernel-own make_own_kernel own "$own" ;;
+	kernel-own-debug) locked kernel-own-debug make_own_kernel own-debug "$own" "$debug" ;;
+	modules-root)
+		locked modules-root make_modules_root modules-root trixie \
+			"${modules_root_packages[@]}" "${kernel_build_packages[@]}"
+		;;
+	modules-root-bookworm)
+		locked modules-root-bookworm make_modules_root modules-root-bookworm "backports bookworm" \
+			"${modules_root_packages[@]}"
+		;;
+	esac
+}
+
 prepare()
 {
-	local what
+	local what known=" ${entries[*]} "
 
 	[ $# -gt 0 ] || set -- stock bookworm
 	for what in "$@"; do
-		case $what in
-		stock | bookworm | own | own-debug | modules-root) ;;
-		*) die "unknown thing to prepare: $what" "see config/lab.sh --help" ;;
-		esac
+		[[ $known == *" kernel-$what "* || "$known" == *" $what "* ]] ||
+			die "unknown thing to prepare: $what" "see config/lab.sh --help"
 	done
 	check_host
-	take_lock
-	make_qemu
+	prepare_entry qemu
 	for what in "$@"; do
-		case $what in
-		stock) make_packaged_kernel stock trixie ;;
-		bookworm) make_packaged_kernel bookworm bookworm ;;
-		modules-root)
-			# Its headers are those of the current stock kernel.
-			make_packaged_kernel stock trixie
-			make_modules_root
-			;;
-		own) make_own_kernel own "$here/lab/kernel-own.config" ;;
-		own-debug)
-			make_own_kernel own-debug "$here/lab/kernel-own.config" \
-				"$here/lab/kernel-own-debug.config"
-			;;
-		esac
+		[[ $known == *" $what "* ]] || what=kernel-$what
+		prepare_entry "$what"
 	done
 }
 
@@ -565,7 +694,9 @@ clean()
 	local entry name
 
 	[ -d "$lab" ] || return 0
-	take_lock
+	for name in "${entries[@]}" lists; do
+		lock "$name"
+	done
 	if [ "${1:-}" = --all ]; then
 		say "removing $lab"
 		rm -rf --one-file-system "$lab"
@@ -581,10 +712,7 @@ clean()
 			rm -rf --one-file-system "$entry"
 		}
 	done
-	rm -rf --one-file-system "$lab/initrd"
-	for entry in "$lab"/apt/*/cache/archives; do
-		rm -f "$entry"/*.deb
-	done
+	rm -rf --one-file-system "$lab/initrd" "$lab"/.making.*
 }
 
 status()
@@ -592,12 +720,12 @@ status()
 	local link name
 
 	echo "cache: $lab"
-	for name in qemu kernel-stock kernel-bookworm kernel-own kernel-own-debug modules-root; do
+	for name in "${entries[@]}"; do
 		link=$lab/$name
 		if [ -e "$link/.complete" ]; then
-			printf '%-17s %s\n' "$name" "$(tr '\n' ' ' <"$link/version")"
+			printf '%-21s %s\n' "$name" "$(tr '\n' ' ' <"$link/version")"
 		else
-			printf '%-17s absent\n' "$name"
+			printf '%-21s absent\n' "$name"
 		fi
 	done
 }

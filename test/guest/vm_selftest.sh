@@ -4,13 +4,15 @@
 # usage: vm_selftest.sh [KERNEL]...      (default: stock bookworm)
 #
 # Tests the lab itself: that test/guest/vm reports what happens in the guest and
-# nothing else, and that the guest has what the lab tests stand on. Prints TAP.
-# What does not depend on the kernel is tested on the first one.
+# nothing else, that the guest has what the lab tests stand on, and that modules
+# build and load (as root only). Prints "ok - ..." lines. What does not depend on the
+# kernel is tested on the first one.
 
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
 vm=$here/vm
+lab_sh=$here/../../config/lab.sh
 dir=$(mktemp -d "${TMPDIR:-/tmp}/vm-selftest.XXXXXX")
 export TMPDIR=$dir
 trap 'rm -rf "$dir"' EXIT
@@ -19,7 +21,7 @@ trap 'exit 130' INT TERM
 count=0
 failed=0
 
-# check NAME COMMAND...: one TAP line; what the test wrote follows a failure.
+# check NAME COMMAND...: one line; what the test wrote follows a failure.
 check()
 {
 	local name=$1
@@ -27,9 +29,9 @@ check()
 	shift
 	count=$((count + 1))
 	if "$@" >"$dir/why" 2>&1; then
-		echo "ok $count - $name"
+		echo "ok - $name"
 	else
-		echo "not ok $count - $name"
+		echo "not ok - $name"
 		sed 's/^/# /' "$dir/why"
 		failed=$((failed + 1))
 	fi
@@ -290,6 +292,79 @@ t_filesystems()
 	expect written "$(PATH=$PATH:/usr/sbin:/sbin debugfs -R 'cat file' "$dir/fs.img" 2>/dev/null)" kept
 }
 
+# A module of two files that uses what those of kernel/ use, built with options and loaded.
+t_module()
+{
+	local tree=$dir/tree.$kernel out=$dir/modules.$kernel
+
+	mkdir -p "$tree/include" "$tree/lab_hello" "$out"
+	echo '#define LAB_GREETING "lab_hello: at your service"' >"$tree/include/greeting.h"
+	# shellcheck disable=SC2016 # make expands it
+	printf '%s\n' 'obj-m := lab_hello.o' 'lab_hello-y := main.o say.o' \
+		'ccflags-y := -I$(src)/../include -DLAB_SIGN=$(SIGN)' >"$tree/lab_hello/Kbuild"
+	cat >"$tree/lab_hello/say.c" <<-'C'
+		// SPDX-License-Identifier: GPL-2.0
+		#include <linux/printk.h>
+		#include "greeting.h"
+		void lab_hello_say(void);
+		void lab_hello_say(void)
+		{
+			pr_info(LAB_GREETING ", sign %d\n", LAB_SIGN);
+		}
+	C
+	cat >"$tree/lab_hello/main.c" <<-'C'
+		// SPDX-License-Identifier: GPL-2.0
+		#include <linux/iommu.h>
+		#include <linux/module.h>
+		#include <linux/vfio_pci_core.h>
+		void lab_hello_say(void);
+		static unsigned long address;
+		static int __init lab_hello_init(void)
+		{
+			lab_hello_say();
+			address = (unsigned long)vfio_pci_core_ioctl ^ (unsigned long)iommu_attach_device;
+			return address ? 0 : -EINVAL;
+		}
+		static void __exit lab_hello_exit(void)
+		{
+			pr_info("lab_hello: gone\n");
+		}
+		module_init(lab_hello_init);
+		module_exit(lab_hello_exit);
+		MODULE_DESCRIPTION("tests that the lab builds modules");
+		MODULE_LICENSE("GPL");
+	C
+	"$lab_sh" module "$kernel" "$tree" lab_hello "$out" W=1 C=1 SIGN=7 >"$dir/out" 2>"$dir/err" ||
+		{ cat "$dir/err"; return 1; }
+	# Sparse was run on both; the function that no header declares is none of its business.
+	expect sparse "$(grep -c '^ *CHECK .*/lab_hello/\(main\|say\)\.c$' "$dir/err")" 2 || return 1
+	[ ! -e "$tree/lab_hello/lab_hello.ko" ] || { echo "the source directory was built in"; return 1; }
+	boot --add "$out/lab_hello.ko:/lab_hello.ko" -- sh -ec 'insmod /lab_hello.ko
+		grep -o "^lab_hello" /proc/modules; rmmod lab_hello
+		! grep "^lab_hello" /proc/modules; dmesg | grep -o "lab_hello: .*"'
+	expect status $status 0 && expect output "$(tr '\n' ' ' <"$dir/out")" \
+		'lab_hello lab_hello: at your service, sign 7 lab_hello: gone ' || return 1
+
+	echo 'no C' >>"$tree/lab_hello/say.c"
+	rm "$out/lab_hello.ko"
+	! "$lab_sh" module "$kernel" "$tree" lab_hello "$out" SIGN=7 >"$dir/out" 2>"$dir/err" ||
+		{ echo "a module that does not compile was built"; return 1; }
+	grep -q 'lab: error: the module does not build' "$dir/err" && [ ! -e "$out/lab_hello.ko" ]
+}
+
+# Who makes one thing keeps nobody from another, but from the same.
+t_locks()
+{
+	local lab busy=kernel-own
+
+	lab=$("$lab_sh" dir)
+	[ "$kernel" != own ] || busy="kernel-stock"
+	flock "$lab/.lock.$busy" timeout 60 "$lab_sh" prepare "$kernel" >"$dir/out" 2>"$dir/err" ||
+		{ echo "not prepared while $busy is made:"; cat "$dir/err"; return 1; }
+	flock "$lab/.lock.kernel-$kernel" timeout 5 "$lab_sh" prepare "$kernel" >"$dir/out" 2>"$dir/err"
+	expect status $? 124 && grep -q "kernel-$kernel: waiting for another run" "$dir/err"
+}
+
 [ $# -gt 0 ] || set -- stock bookworm
 kernel=$1
 check "$kernel: exit status, stdout and stderr" t_status
@@ -311,11 +386,17 @@ check "$kernel: --icount and --memfd" t_icount_memfd
 check "$kernel: two at a time" t_parallel
 check "$kernel: --iommu none" t_no_iommu
 check "$kernel: a killed runner takes the emulator along" t_interrupted
+check "$kernel: preparing it waits for no other" t_locks
 for kernel; do
 	check "$kernel: a panic is a failure" t_panic
 	check "$kernel: IOMMU groups, vfio-pci and the kernel's drivers" t_vfio
 	check "$kernel: SR-IOV, each function in a group of its own" t_sriov
 	check "$kernel: ext4 on the NVMe disk, and vfat" t_filesystems
+	if [ "$(id -u)" = 0 ]; then
+		check "$kernel: a module is built, checked, loaded and unloaded" t_module
+	else
+		echo "# $kernel: not root, so no module was built"
+	fi
 done
-echo "1..$count"
+echo "# $((count - failed)) of $count passed"
 [ $failed = 0 ]
