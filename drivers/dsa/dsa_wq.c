@@ -169,7 +169,8 @@ static uint32_t in_order(const struct svio_dsa_wq *wq, uint64_t mask, uint64_t b
 		if (wq->reqs[id].seq < before)
 			list[n++] = (struct aged){ wq->reqs[id].seq, id };
 	}
-	qsort(list, n, sizeof(*list), compare_aged);
+	if (n > 1)
+		qsort(list, n, sizeof(*list), compare_aged);
 	return n;
 }
 

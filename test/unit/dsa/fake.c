@@ -109,6 +109,8 @@ void fake_absent(struct svio_device *dev, const void *page, bool nothing)
 {
 	uint64_t at = (uintptr_t)page & ~UINT64_C(4095);
 
+	if (find_absent(dev, at) >= 0)
+		dev->absent[find_absent(dev, at)].nothing |= nothing;
 	if (find_absent(dev, at) >= 0 || dev->num_absent == FAKE_PAGES)
 		return;
 	dev->absent[dev->num_absent].page = at;
