@@ -160,12 +160,15 @@ static int domain_new(struct svio_ioas *ioas, struct svio_device *dev, struct io
 {
 	struct ioas_domain *d = calloc(1, sizeof(*d));
 	bool *waited = calloc(ioas->by_va.n + 1, sizeof(*waited));
+	struct svio_device_info what;
 	int rc;
 
 	if (!d || !waited) {
 		rc = svio_fail(ENOMEM, "%s: no memory for its domain", svio_device_name(dev));
 		goto fail;
 	}
+	svio_device_get_info(dev, &what);
+	d->peer = what.transport == SVIO_TRANSPORT_USER;
 	snprintf(d->name, sizeof(d->name), "%s", svio_device_name(dev));
 	d->dma = svio_device_domain(dev);
 	rc = domain_info(d);

@@ -73,6 +73,7 @@ struct ioas_domain {
 	uint64_t left; /* entries still to be had */
 	unsigned int users;
 	char name[64]; /* of the device that brought it, for messages */
+	bool peer;     /* a vfio-user server's: its limits are not the kernel's */
 	struct ioas_domain *next;
 };
 

@@ -23,6 +23,9 @@ int svio__ioas_limit_entries(struct ioas_domain *d, uint64_t entries)
 		d->left = info.max_mappings;
 	if (entries <= d->left)
 		return 0;
+	if (d->peer)
+		return svio_fail(ENOSPC, "%s: %" PRIu64 " DMA mappings are needed, %" PRIu64
+				 " are left of the server's max_dma_maps: register fewer and larger regions", d->name, entries, d->left);
 	return svio_fail(ENOSPC, "%s: %" PRIu64 " DMA mappings are needed, %" PRIu64
 			 " are left of the kernel's dma_entry_limit: register fewer and larger regions, or, as root: echo %" PRIu64
 			 " > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit, and open the device again",

@@ -206,6 +206,8 @@ static int explain_map(struct svio_dma_domain *domain, const struct svio_dma_map
 		return svio_fail(err, "IOVA %#llx, %llu bytes: overlaps an existing mapping", iova,
 				 len);
 	case ENOSPC:
+		if (!domain->locks_memory)
+			return svio_fail(err, "IOVA %#llx: the server takes no more DMA mappings; map larger pieces", iova);
 		return svio_fail(
 			err,
 			"IOVA %#llx: the kernel's limit of DMA mappings is reached; map larger pieces, or "

@@ -40,7 +40,7 @@ struct svio__user_conn {
 	struct svio_device *dev;
 
 	pthread_mutex_t mem_lock; /* held over copies, so that svio__user_mem_del() waits for them */
-	struct mem *mem;
+	struct mem *mem; /* sorted, disjoint */
 	size_t num_mem, cap_mem;
 	void *scratch; /* the reader's: data of DMA messages */
 };
@@ -416,6 +416,22 @@ static void write_memory(uint8_t *to, const void *from, size_t len)
 		fn(to, len);
 }
 
+/* Index of the first piece of memory that ends at or behind iova. */
+static size_t mem_at(const struct svio__user_conn *conn, uint64_t iova)
+{
+	size_t lo = 0, hi = conn->num_mem;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (conn->mem[mid].iova + (conn->mem[mid].len - 1) < iova)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 /* [DMA read], [DMA write]: the server reaches memory for which it has no descriptor. */
 static const char *serve_dma(struct svio__user_conn *conn, struct incoming *in)
 {
@@ -425,6 +441,7 @@ static const char *serve_dma(struct svio__user_conn *conn, struct incoming *in)
 	struct svio_vfu_dma_rw rw;
 	const char *bad;
 	int err = EFAULT;
+	size_t at;
 
 	if (in->left < sizeof(rw))
 		return "protocol error: a DMA request cut short";
@@ -441,18 +458,18 @@ static const char *serve_dma(struct svio__user_conn *conn, struct incoming *in)
 		in->left = 0;
 	}
 	pthread_mutex_lock(&conn->mem_lock);
-	for (size_t i = 0; i < conn->num_mem; i++) {
-		const struct mem *m = &conn->mem[i];
+	at = mem_at(conn, rw.iova);
+	if (at < conn->num_mem) {
+		const struct mem *m = &conn->mem[at];
 		uint64_t off = rw.iova - m->iova;
 
-		if (off >= m->len || rw.count > m->len - off || !(m->prot & need))
-			continue;
-		if (is_read)
-			memcpy(conn->scratch, m->ptr + off, rw.count);
-		else
-			write_memory(m->ptr + off, conn->scratch, rw.count);
-		err = 0;
-		break;
+		if (off < m->len && rw.count <= m->len - off && m->prot & need) {
+			if (is_read)
+				memcpy(conn->scratch, m->ptr + off, rw.count);
+			else
+				write_memory(m->ptr + off, conn->scratch, rw.count);
+			err = 0;
+		}
 	}
 	pthread_mutex_unlock(&conn->mem_lock);
 	if (in->hdr.flags & SVIO_VFU_NO_REPLY)
@@ -522,13 +539,13 @@ static void *reader_main(void *arg)
 
 int svio__user_mem_add(struct svio__user_conn *conn, const struct svio_dma_map *map)
 {
+	size_t at;
 	int err = 0;
 
 	pthread_mutex_lock(&conn->mem_lock);
-	for (size_t i = 0; i < conn->num_mem && !err; i++)
-		if (map->iova <= conn->mem[i].iova + (conn->mem[i].len - 1) &&
-		    conn->mem[i].iova <= map->iova + (map->len - 1))
-			err = -EEXIST;
+	at = mem_at(conn, map->iova);
+	if (at < conn->num_mem && conn->mem[at].iova <= map->iova + (map->len - 1))
+		err = -EEXIST;
 	if (!err && conn->num_mem == conn->cap_mem) {
 		size_t cap = conn->cap_mem ? conn->cap_mem * 2 : 16;
 		struct mem *mem = reallocarray(conn->mem, cap, sizeof(*mem));
@@ -540,21 +557,23 @@ int svio__user_mem_add(struct svio__user_conn *conn, const struct svio_dma_map *
 			err = -ENOMEM;
 		}
 	}
-	if (!err)
-		conn->mem[conn->num_mem++] = (struct mem){ map->iova, map->len, map->vaddr, map->prot };
+	if (!err) {
+		memmove(conn->mem + at + 1, conn->mem + at, (conn->num_mem - at) * sizeof(*conn->mem));
+		conn->mem[at] = (struct mem){ map->iova, map->len, map->vaddr, map->prot };
+		conn->num_mem++;
+	}
 	pthread_mutex_unlock(&conn->mem_lock);
 	return err;
 }
 
 void svio__user_mem_del(struct svio__user_conn *conn, uint64_t iova, uint64_t len)
 {
+	size_t at;
+
 	pthread_mutex_lock(&conn->mem_lock);
-	for (size_t i = 0; i < conn->num_mem; i++) {
-		if (conn->mem[i].iova == iova && conn->mem[i].len == len) {
-			conn->mem[i] = conn->mem[--conn->num_mem];
-			break;
-		}
-	}
+	at = mem_at(conn, iova);
+	if (at < conn->num_mem && conn->mem[at].iova == iova && conn->mem[at].len == len)
+		memmove(conn->mem + at, conn->mem + at + 1, (--conn->num_mem - at) * sizeof(*conn->mem));
 	pthread_mutex_unlock(&conn->mem_lock);
 }
 

@@ -41,6 +41,7 @@ struct fake_dev {
 	struct svio_dma_domain *domain;
 	bool lonely; /* of a transport of its own: set_domain() says -EXDEV, for others to its domain too */
 	bool busy;   /* … -EBUSY */
+	bool peer;   /* a vfio-user server's */
 	struct svio_device_hook *hooks;
 	struct svio_dma_domain own; /* where it begins */
 };
@@ -135,7 +136,8 @@ const char *__wrap_svio_device_name(const struct svio_device *dev)
 
 void __wrap_svio_device_get_info(const struct svio_device *dev, struct svio_device_info *info)
 {
-	*info = (struct svio_device_info){ .iommu_group = fake(dev)->group };
+	*info = (struct svio_device_info){ .iommu_group = fake(dev)->group,
+					   .transport = fake(dev)->peer ? SVIO_TRANSPORT_USER : SVIO_TRANSPORT_GROUP };
 }
 
 struct svio_dma_domain *__wrap_svio_device_domain(struct svio_device *dev)

@@ -318,6 +318,30 @@ static void test_devices(void)
 	munmap(m, 64 * KIB);
 }
 
+/* A vfio-user server's limit is its own: no kernel parameter helps. */
+static void test_peer_limit(void)
+{
+	struct svio_ioas *ioas = make_ioas(SVIO_IOAS_NO_AUTO);
+	uint8_t *m = addresses(MIB, 4096);
+	struct fake_dev a;
+
+	fake_init(&a, "a", 48);
+	a.peer = true;
+	a.own.info.max_mappings = 1;
+	CU_ASSERT_EQUAL(svio_ioas_attach(ioas, DEV(&a)), 0);
+	CU_ASSERT_EQUAL(svio_ioas_map(ioas, m, 4096, RW, -1, 0, NULL), 0);
+	CU_ASSERT_EQUAL(svio_ioas_map(ioas, m + 4096, 4096, RW, -1, 0, NULL), -ENOSPC);
+	SAYS("a: 1 DMA mappings are needed, 0 are left of the server's max_dma_maps");
+	CU_ASSERT_PTR_NULL(strstr(svio_last_error(), "/sys/"));
+	CU_ASSERT_EQUAL(svio_ioas_detach(ioas, DEV(&a)), 0);
+	a.own.info.max_mappings = 0;
+	CU_ASSERT_EQUAL(svio_ioas_attach(ioas, DEV(&a)), -ENOSPC);
+	SAYS("max_dma_maps");
+	CU_ASSERT_EQUAL(svio_ioas_unmap(ioas, m, 4096), 0);
+	CU_ASSERT_EQUAL(svio_ioas_destroy(ioas), 0);
+	munmap(m, MIB);
+}
+
 static void test_limits(void)
 {
 	struct svio_ioas *ioas = make_ioas(SVIO_IOAS_NO_AUTO);
@@ -651,6 +675,7 @@ static const struct unit_test tests[] = {
 	{ "where identity does not fit, IOVAs are allocated, congruent to superpages", test_allocator },
 	{ "devices share a domain or get their own; a failure unwinds all", test_devices },
 	{ "dma_entry_limit and RLIMIT_MEMLOCK are known beforehand", test_limits },
+	{ "so is a vfio-user server's limit", test_peer_limit },
 	{ "memory of room mem appears and disappears by itself", test_memory_appears },
 	{ "a BAR for peer-to-peer goes before a reset and comes back after", test_bar },
 	{ "the table: leaves of all sizes, neighbours, the hot range", test_table },

@@ -51,7 +51,7 @@ static struct {
 	uint8_t config[256];
 	int bar_fd;
 	uint8_t *bar;
-	uint32_t max_fds;
+	uint32_t max_fds, max_maps;
 	bool reverse;	  /* answer region reads in pairs, second first */
 	unsigned int irq_messages, irq_fds, requests;
 	struct svio_vfu_dma_map map;
@@ -250,7 +250,8 @@ static bool serve_one(int fd)
 		char v[128] = { 0 };
 		struct svio_vfu_version ver = { 0, 0 };
 		int n = snprintf(v + sizeof(ver), sizeof(v) - sizeof(ver),
-				 "{\"capabilities\":{\"max_msg_fds\":%u,\"max_data_xfer_size\":4096}}", srv.max_fds);
+				 "{\"capabilities\":{\"max_msg_fds\":%u,\"max_data_xfer_size\":4096,\"max_dma_maps\":%u}}", srv.max_fds,
+				 srv.max_maps);
 
 		memcpy(v, &ver, sizeof(ver));
 		on = answer(fd, &hdr, v, sizeof(ver) + (size_t)n + 1, -1);
@@ -366,6 +367,7 @@ static void server_reset(enum lie lie, uint16_t at)
 	srv.lie = lie;
 	srv.at = at;
 	srv.max_fds = 3;
+	srv.max_maps = 65535;
 	srv.config[0] = 0x34; /* vendor 1234, device 5678 */
 	srv.config[1] = 0x12;
 	srv.config[2] = 0x78;
@@ -609,6 +611,37 @@ static void test_dma_messages(void)
 	close(sim.fd);
 }
 
+/* What a server takes is known before it refuses, and given back; pieces in any order. */
+static void test_max_maps(void)
+{
+	static const unsigned int order[] = { 4, 1, 3, 0, 2 };
+	uint8_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct svio_dma_info *info = malloc(sizeof(*info));
+	struct svio_dma_domain *domain;
+	struct svio_device *dev;
+
+	server_reset(HONEST, 0);
+	srv.max_maps = SVIO_ARRAY_SIZE(order);
+	CU_ASSERT_EQUAL_FATAL(svio_device_open("sim:scripted", &opts, &dev), 0);
+	domain = svio_device_domain(dev);
+	for (int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < SVIO_ARRAY_SIZE(order); i++) {
+			struct svio_dma_map map = { .iova = order[i] * 4096u, .vaddr = page, .len = 4096, .prot = SVIO_DMA_READ, .fd = -1 };
+
+			CU_ASSERT_EQUAL(svio_dma_info(domain, info), 0);
+			CU_ASSERT_EQUAL(info->max_mappings, SVIO_ARRAY_SIZE(order) - i);
+			CU_ASSERT_EQUAL(svio_dma_map(domain, &map), 0);
+			CU_ASSERT_EQUAL(svio_dma_map(domain, &map), i + 1 < SVIO_ARRAY_SIZE(order) ? -EEXIST : -ENOSPC);
+		}
+		CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "the server takes no more"));
+		for (size_t i = 0; i < SVIO_ARRAY_SIZE(order); i++)
+			CU_ASSERT_EQUAL(svio_dma_unmap(domain, i * 4096, 4096), 0);
+	}
+	svio_device_close(dev);
+	free(info);
+	munmap(page, 4096);
+}
+
 static void test_names(void)
 {
 	struct svio_device *dev;
@@ -676,6 +709,7 @@ int main(void)
 		{ "every lie at every command", test_every_lie_at_every_command },
 		{ "pipelined requests answered out of order", test_pipelined_out_of_order },
 		{ "DMA messages reach mapped memory and nothing else", test_dma_messages },
+		{ "the server's limit of mappings is known, reported and given back", test_max_maps },
 		{ "names that cannot be opened are explained", test_names },
 		{ "a server that does not accept, or not answer, is given up in time", test_full_backlog },
 		{ NULL, NULL },
