@@ -25,7 +25,11 @@
 #define SVIO_VFIO_FEATURE_SVA_INFO	0x5310
 #define SVIO_VFIO_FEATURE_SVA_BIND	0x5311
 #define SVIO_VFIO_FEATURE_SVA_UNBIND	0x5312
-/* 0x5313 to 0x531f are kept for guest page tables, invalidation, and page requests and responses. */
+#define SVIO_VFIO_FEATURE_PGTABLE_BIND	0x5313
+#define SVIO_VFIO_FEATURE_INVALIDATE	0x5314
+#define SVIO_VFIO_FEATURE_PAGE_REQUESTS	0x5315
+#define SVIO_VFIO_FEATURE_PAGE_RESPOND	0x5316
+/* 0x5317 to 0x531f are kept. */
 
 /* Why there is no native mode; SVIO_SVA_OK when there is. */
 #define SVIO_SVA_OK			0
@@ -86,6 +90,71 @@ struct svio_sva_unbind {
 	__u32 flags;		/* zero */
 	__u32 min, max;
 	__u32 released;		/* out: bonds released */
+};
+
+/*
+ * Page tables of the caller's own making, bound to a PASID: what a virtual machine does with the tables of its guest's
+ * processes. The device kit (lib/vdev) offers them; the kernel offers them through iommufd's nested tables instead.
+ *
+ * Addresses in the tables and the address of the first one are IOVAs of requests without PASID (the second stage). The
+ * device sets accessed and dirty flags in them by atomic operations. A caller that takes away rights or a mapping
+ * invalidates; what was not present is not cached.
+ */
+
+/* SET. Unbinding is SVIO_VFIO_FEATURE_SVA_UNBIND, and the quota counts both kinds. */
+struct svio_pgtable_bind {
+	__u32 flags;
+#define SVIO_PGTABLE_NX		(1 << 0) /* bit 63 of an entry forbids execution (IA32_EFER.NXE); without it the bit is reserved */
+	__u32 min, max;		/* PASIDs that will do; 0, 0 means any */
+	__u32 pasid;		/* out */
+	__u32 format;
+#define SVIO_PGTABLE_X86_64_4	1 /* 4-level paging, Intel SDM volume 3 §4.5 */
+	__u32 addr_bits;	/* physical address width, 32 to 52: bits from there to 51 are reserved */
+	__u32 domain;		/* of the caller's choice, 0 to 65535: several PASIDs may be invalidated as one */
+	__u32 reserved;		/* zero */
+	__u64 root;		/* of the PML4 table, 4096-byte aligned */
+};
+
+/* SET. After it returned, the device uses no translation of the range that it had cached before. */
+struct svio_invalidate {
+	__u32 flags;		/* zero */
+	__u32 granularity;
+#define SVIO_INVALIDATE_DOMAIN	0 /* all PASIDs of `domain` */
+#define SVIO_INVALIDATE_PASID	1 /* all of `pasid` */
+#define SVIO_INVALIDATE_ADDR	2 /* [addr, addr + size) of `pasid` */
+	__u32 domain;		/* 0 where it is not asked for, as the fields below */
+	__u32 pasid;
+	__u64 addr, size;
+};
+
+/* A page that the device waits for. Requests of process bonds never come here: the kernel resolves them. */
+struct svio_page_request {
+	__u32 pasid;
+	__u32 group;		/* to be given back in the response */
+	__u32 flags;
+#define SVIO_PAGE_READ		(1 << 0)
+#define SVIO_PAGE_WRITE		(1 << 1)
+#define SVIO_PAGE_LAST		(1 << 2) /* last of its group: a response is expected (always set by the kit) */
+	__u32 reserved;
+	__u64 addr;		/* page aligned */
+};
+
+/* GET. Takes requests out of the queue, oldest first. The reply ends after `count` of them. */
+struct svio_page_requests {
+	__u32 flags;		/* zero */
+	__u32 count;		/* in: most that the caller wants; out: those that follow */
+	struct svio_page_request requests[];
+};
+
+/* SET. -ENOENT: no such request is waiting for a response; it was answered, or the device was reset or the PASID unbound. */
+struct svio_page_respond {
+	__u32 flags;		/* zero */
+	__u32 pasid;
+	__u32 group;
+	__u32 code;		/* PCI Express Base Specification 5.0 §10.4.2.1 */
+#define SVIO_PAGE_SUCCESS	0 /* there now; the device tries again */
+#define SVIO_PAGE_INVALID	1 /* there is no such page, or not with these rights */
+#define SVIO_PAGE_FAILURE	15
 };
 
 #endif

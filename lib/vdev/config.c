@@ -288,6 +288,7 @@ int svio_vdev_ecap_pasid(struct svio_vdev *dev, unsigned int width, bool exec, b
 	svio_vdev_config_set(dev, off + PCI_PASID_CAP, 2, modes | width << 8);
 	/* The enables of modes sit at the positions of their capabilities. */
 	svio_vdev_config_wmask(dev, off + PCI_PASID_CTRL, 2, PCI_PASID_CTRL_ENABLE | modes);
+	dev->ecap_pasid = (uint16_t)off;
 	return off;
 }
 
@@ -302,6 +303,7 @@ int svio_vdev_ecap_pri(struct svio_vdev *dev, uint32_t capacity)
 	put(dev->w1c + off + PCI_PRI_STATUS, 2, PCI_PRI_STATUS_RF | PCI_PRI_STATUS_UPRGI);
 	svio_vdev_config_set(dev, off + PCI_PRI_MAX_REQ, 4, capacity);
 	svio_vdev_config_wmask(dev, off + PCI_PRI_ALLOC_REQ, 4, UINT32_MAX);
+	dev->ecap_pri = (uint16_t)off;
 	return off;
 }
 
@@ -318,6 +320,7 @@ int svio_vdev_ecap_ats(struct svio_vdev *dev, unsigned int queue_depth)
 	/* A depth of 32 is written as 0; requests are always page aligned. */
 	svio_vdev_config_set(dev, off + PCI_ATS_CAP, 2, (queue_depth & 31) | 1u << 5);
 	svio_vdev_config_wmask(dev, off + PCI_ATS_CTRL, 2, PCI_ATS_CTRL_ENABLE | 0x1f);
+	dev->ecap_ats = (uint16_t)off;
 	return off;
 }
 

@@ -461,6 +461,7 @@ bool svio__vd_conn_close(struct svio_vdev *dev)
 			return false;
 	}
 	svio__vd_dirty_stop(dev);
+	svio__vd_iommu_disconnect(dev);
 	svio__vd_dma_unmap_all(dev);
 	svio__vd_irq_release(dev);
 	close(c->fd);

@@ -33,6 +33,7 @@ static void release(struct svio_vdev *dev)
 {
 	svio__vd_irq_fini(dev);
 	svio__vd_bars_fini(dev);
+	svio__vd_iommu_fini(dev);
 	if (dev->kick_fd >= 0)
 		close(dev->kick_fd);
 	free(dev->priv);
@@ -214,6 +215,7 @@ int svio__vd_reset(struct svio_vdev *dev, enum svio_vdev_reset why)
 		return -EINPROGRESS;
 	svio__vd_dma_cancel_range(dev, 0, UINT64_MAX, -ECANCELED);
 	svio__vd_mig_reset(dev);
+	svio__vd_iommu_reset(dev);
 	svio__vd_irq_reset(dev);
 	svio__vd_bars_zero(dev);
 	if (why == SVIO_VDEV_RESET_CLOSE)

@@ -178,6 +178,10 @@ void svio_vdev_as_mark_slow(struct svio_vdev_as *as, uint64_t iova, uint64_t len
 	const struct vd_dirty *d = as->dirty;
 	uint64_t page, end;
 
+	if (as != svio_vdev_as0(as->dev)) {
+		svio__vd_space_mark(as, iova, len);
+		return;
+	}
 	if (!len || iova + len - 1 < iova)
 		return;
 	end = (iova + len - 1) >> d->shift;

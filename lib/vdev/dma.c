@@ -58,6 +58,8 @@ void *svio_vdev_as_ptr_slow(struct svio_vdev_as *as, uint64_t iova, uint64_t len
 	struct svio_vdev_hit *h = &as->hit[access];
 	struct vd_map *m;
 
+	if (as != svio_vdev_as0(as->dev))
+		return svio__vd_space_ptr(as, iova, len, access);
 	if (!as->dev->bus_master)
 		return NULL;
 	m = svio__vd_dma_find(as->dev, iova);

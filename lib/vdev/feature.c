@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* VFIO_USER_DEVICE_FEATURE: migration and the dirty log ([Device Features]; <linux/vfio.h>). */
+/* VFIO_USER_DEVICE_FEATURE: migration, the dirty log and, in iommu.c, PASIDs ([Device Features]; <linux/vfio.h>). */
 #include <stdlib.h>
 #include <string.h>
 #include "vdev_priv.h"
@@ -21,13 +21,12 @@ static uint32_t supported(const struct svio_vdev *dev, uint32_t index)
 	case SVIO_VFU_FEATURE_DMA_LOGGING_REPORT:
 		return SVIO_VFU_FEATURE_GET;
 	default:
-		return 0;
+		return svio__vd_iommu_feature_ops(dev, index);
 	}
 }
 
-/* Append the feature's data to the reply; argsz is what all of it takes. */
-static int answer(const struct svio_vfu_feature *req, struct vd_reply *r, const void *data,
-		  size_t len, void *more, size_t more_len)
+int svio__vd_answer(const struct svio_vfu_feature *req, struct vd_reply *r, const void *data, size_t len, void *more,
+		    size_t more_len)
 {
 	struct svio_vfu_feature f = { .flags = req->flags };
 
@@ -70,7 +69,7 @@ static int logging_start(struct svio_vdev *dev, const struct svio_vfu_feature *r
 		free(copy);
 		return err;
 	}
-	return answer(req, r, s, sizeof(*s), copy, ranges);
+	return svio__vd_answer(req, r, s, sizeof(*s), copy, ranges);
 }
 
 static int logging_report(struct svio_vdev *dev, const struct svio_vfu_feature *req,
@@ -93,7 +92,7 @@ static int logging_report(struct svio_vdev *dev, const struct svio_vfu_feature *
 	bytes = (size_t)(SVIO_BITMAP_WORDS(pages) * 8);
 	/* Reporting clears: do not, if the client has no room for it. */
 	if (req->argsz < sizeof(*req) + sizeof(q) + bytes)
-		return answer(req, r, &q, sizeof(q), NULL, bytes);
+		return svio__vd_answer(req, r, &q, sizeof(q), NULL, bytes);
 	bitmap = calloc(1, bytes);
 	if (!bitmap)
 		return -ENOMEM;
@@ -102,7 +101,7 @@ static int logging_report(struct svio_vdev *dev, const struct svio_vfu_feature *
 		free(bitmap);
 		return err;
 	}
-	return answer(req, r, &q, sizeof(q), bitmap, bytes);
+	return svio__vd_answer(req, r, &q, sizeof(q), bitmap, bytes);
 }
 
 static int mig_state(struct svio_vdev *dev, const struct svio_vfu_feature *req, const uint8_t *data,
@@ -121,7 +120,7 @@ static int mig_state(struct svio_vdev *dev, const struct svio_vfu_feature *req, 
 	}
 	s.device_state = dev->mig.state;
 	s.data_fd = UINT32_MAX;
-	return answer(req, r, &s, sizeof(s), NULL, 0);
+	return svio__vd_answer(req, r, &s, sizeof(s), NULL, 0);
 }
 
 int svio__vd_feature(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r)
@@ -154,15 +153,17 @@ int svio__vd_feature(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r
 		return -EINVAL;
 	switch (index) {
 	case SVIO_VFU_FEATURE_MIGRATION:
-		return answer(&req, r, &mig, sizeof(mig), NULL, 0);
+		return svio__vd_answer(&req, r, &mig, sizeof(mig), NULL, 0);
 	case SVIO_VFU_FEATURE_MIG_DEVICE_STATE:
 		return mig_state(dev, &req, data, len, r);
 	case SVIO_VFU_FEATURE_DMA_LOGGING_START:
 		return logging_start(dev, &req, data, len, r);
 	case SVIO_VFU_FEATURE_DMA_LOGGING_STOP:
 		svio__vd_dirty_stop(dev);
-		return answer(&req, r, NULL, 0, NULL, 0);
-	default:
+		return svio__vd_answer(&req, r, NULL, 0, NULL, 0);
+	case SVIO_VFU_FEATURE_DMA_LOGGING_REPORT:
 		return logging_report(dev, &req, data, len, r);
+	default:
+		return svio__vd_iommu_feature(dev, &req, data, len, r);
 	}
 }

@@ -92,6 +92,7 @@ enum svio_vdev_quiesce {
 	SVIO_VDEV_Q_UNMAP,	/* [iova, iova + len) goes away */
 	SVIO_VDEV_Q_RESET,	/* everything; requests may be dropped */
 	SVIO_VDEV_Q_STOP,	/* migration STOP: no DMA and no state change from now on; requests must survive */
+	SVIO_VDEV_Q_PASID,	/* PASIDs [iova, iova + len) go away (svio_vdev_iommu.h): end what is done for them */
 	SVIO_VDEV_Q_DISCONNECT, /* everything: the client is gone; requests may be dropped */
 };
 
@@ -143,7 +144,7 @@ struct svio_vdev_model {
 	void (*reset)(struct svio_vdev *dev, enum svio_vdev_reset why);
 
 	/*
-	 * Optional, see above. iova and len for SVIO_VDEV_Q_UNMAP; otherwise 0 and UINT64_MAX. 0 or
+	 * Optional, see above. iova and len for SVIO_VDEV_Q_UNMAP and _Q_PASID; otherwise 0 and UINT64_MAX. 0 or
 	 * -EAGAIN.
 	 */
 	int (*quiesce)(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint64_t iova, uint64_t len);
@@ -345,8 +346,8 @@ struct svio_vdev_hit {
 };
 
 /*
- * An address space of the device. Today every device has one, for requests without PASID; the
- * software IOMMU adds one per PASID. The first cache line is public for the inline translation and
+ * An address space of the device. Every device has one, for requests without PASID; the
+ * software IOMMU (svio_vdev_iommu.h) adds one per PASID. The first cache line is public for the inline translation and
  * dirty marking; it belongs to the server's thread.
  */
 struct svio_vdev_as {

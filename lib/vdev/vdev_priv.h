@@ -189,6 +189,8 @@ struct vd_mig {
 
 /* ---- the device ----------------------------------------------------------------------------- */
 
+struct vd_iommu; /* iommu_priv.h */
+
 struct vd_source { /* what an epoll event points to */
 	enum vd_source_kind { VD_SRC_STOP, VD_SRC_LISTEN, VD_SRC_CONN, VD_SRC_KICK, VD_SRC_RESAMPLE, VD_SRC_REFUSED } kind;
 	void *owner;
@@ -207,12 +209,14 @@ struct svio_vdev {
 	uint32_t cfg_size;
 	uint16_t cap_next, cap_last, ecap_next, ecap_last;
 	uint16_t cap_pm, cap_pcie, cap_msi, cap_msix, cap_af;
+	uint16_t ecap_pasid, ecap_pri, ecap_ats;
 
 	struct vd_bar bar[VD_NUM_BARS];
 	struct vd_irqs irq;
 	struct vd_dma dma;
 	struct vd_mig mig;
 	struct vd_conn conn;
+	struct vd_iommu *iommu; /* NULL: no PASIDs */
 	struct svio_vdev_stats stats;
 
 	struct svio_vdev_server *srv;
@@ -281,7 +285,20 @@ void svio__vd_mig_reset(struct svio_vdev *dev);
 int svio__vd_mig_read(struct svio_vdev *dev, void *data, size_t len, size_t *got);
 int svio__vd_mig_write(struct svio_vdev *dev, const void *data, size_t len);
 
+/* iommu.c */
+void svio__vd_iommu_fini(struct svio_vdev *dev);
+void svio__vd_iommu_reset(struct svio_vdev *dev);
+void svio__vd_iommu_disconnect(struct svio_vdev *dev);
+uint32_t svio__vd_iommu_feature_ops(const struct svio_vdev *dev, uint32_t index); /* SVIO_VFU_FEATURE_GET, _SET */
+int svio__vd_iommu_feature(struct svio_vdev *dev, const struct svio_vfu_feature *req, const uint8_t *data, uint32_t len,
+			   struct vd_reply *r);
+void *svio__vd_space_ptr(struct svio_vdev_as *as, uint64_t addr, uint64_t len, enum svio_vdev_access access);
+void svio__vd_space_mark(struct svio_vdev_as *as, uint64_t addr, uint64_t len);
+
 /* feature.c */
+/* Append a feature's data to the reply; `more` is malloc()ed and taken. argsz becomes what all of it takes. */
+int svio__vd_answer(const struct svio_vfu_feature *req, struct vd_reply *r, const void *data, size_t len, void *more,
+		    size_t more_len);
 int svio__vd_feature(struct svio_vdev *dev, struct vd_msg *m, struct vd_reply *r);
 
 /* proto.c: handle one request; -EINPROGRESS parks it. */
