@@ -28,7 +28,7 @@ TXT
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-build_packages=(gcc libc6-dev meson ninja-build pkg-config libdpdk-dev libjson-c-dev libisal-dev libnuma-dev libpci-dev)
+build_packages=(gcc libc6-dev meson ninja-build pkg-config libdpdk-dev libjson-c-dev libisal-dev libzstd-dev libnuma-dev libpci-dev)
 test_packages=(libcunit1-dev g++ python3 clang libclang-rt-dev cppcheck valgrind strace e2fsprogs dosfstools pciutils kmod
 	libhugetlbfs-bin man-db groff-base)
 

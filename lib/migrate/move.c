@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What both sides share: the object, its parts and areas, the first words. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+#include "migrate_priv.h"
+
+#define DEFAULT_DOWNTIME_MS 300
+#define DEFAULT_ROUNDS	    30
+#define DEFAULT_TIMEOUT_MS  10000
+#define RECORD_MAX	    (512u << 10)
+
+const char *svio_migrate_phase_text(enum svio_migrate_phase phase)
+{
+	static const char *const texts[] = {
+		[SVIO_MIGRATE_NEGOTIATING] = "negotiating", [SVIO_MIGRATE_PRECOPY] = "pre-copy",
+		[SVIO_MIGRATE_STOPPED] = "stop-and-copy",   [SVIO_MIGRATE_UNCERTAIN] = "uncertain",
+		[SVIO_MIGRATE_DONE] = "done",		    [SVIO_MIGRATE_FAILED] = "failed",
+	};
+
+	return phase <= SVIO_MIGRATE_FAILED ? texts[phase] : "?";
+}
+
+int svio_migrate_create(struct svio_migrate **mp)
+{
+	*mp = calloc(1, sizeof(**mp));
+	if (!*mp)
+		return svio_fail(ENOMEM, "out of memory for a migration");
+	(*mp)->lease_fd = -1;
+	return 0;
+}
+
+void svio__mg_drop_areas(struct svio_migrate *m)
+{
+	while (m->areas) {
+		struct svio_migrate_area *a = m->areas;
+
+		m->areas = a->next;
+		svio_migrate_area_destroy(a);
+	}
+}
+
+void svio_migrate_destroy(struct svio_migrate *m)
+{
+	if (!m)
+		return;
+	svio__mg_drop_areas(m);
+	if (m->lease_fd >= 0)
+		close(m->lease_fd);
+	free(m);
+}
+
+void svio_migrate_add_part(struct svio_migrate *m, struct svio_migrate_part *part)
+{
+	struct svio_migrate_part **p;
+
+	for (p = &m->parts; *p; p = &(*p)->next)
+		;
+	part->next = NULL;
+	*p = part;
+}
+
+int svio_migrate_add_area(struct svio_migrate *m, struct svio_migrate_area *area)
+{
+	struct svio_migrate_area **p;
+	unsigned int n = 0;
+
+	for (p = &m->areas; *p; p = &(*p)->next, n++)
+		if (strcmp((*p)->name, area->name) == 0)
+			return svio_fail(EEXIST, "there is an area %s already", area->name);
+	if (n == MG_MAX_AREAS)
+		return svio_fail(ENOSPC, "more than %d areas", MG_MAX_AREAS);
+	area->next = NULL;
+	*p = area;
+	return 0;
+}
+
+struct svio_migrate_area *svio_migrate_find_area(const struct svio_migrate *m, const char *name)
+{
+	struct svio_migrate_area *a;
+
+	for (a = m->areas; a && strcmp(a->name, name) != 0; a = a->next)
+		;
+	return a;
+}
+
+int svio_migrate_add_ioas(struct svio_migrate *m, struct svio_ioas *ioas)
+{
+	if (m->num_ioas == MG_MAX_IOAS)
+		return svio_fail(ENOSPC, "more than %d address spaces", MG_MAX_IOAS);
+	m->ioas[m->num_ioas++] = ioas;
+	return 0;
+}
+
+void svio_migrate_remove_ioas(struct svio_migrate *m, struct svio_ioas *ioas)
+{
+	for (uint32_t i = 0; i < m->num_ioas; i++)
+		if (m->ioas[i] == ioas) {
+			m->ioas[i] = m->ioas[--m->num_ioas];
+			return;
+		}
+}
+
+struct svio_migrate_part *svio__mg_part(const struct svio_migrate *m, uint32_t index)
+{
+	struct svio_migrate_part *p;
+
+	for (p = m->parts; p && index; p = p->next)
+		index--;
+	return p;
+}
+
+struct svio_migrate_area *svio__mg_area(const struct svio_migrate *m, uint32_t index)
+{
+	struct svio_migrate_area *a;
+
+	for (a = m->areas; a && index; a = a->next)
+		index--;
+	return a;
+}
+
+/* ---- one move ---------------------------------------------------------------------------------------- */
+
+/* Which machine, and since when: a process id means nothing elsewhere. */
+uint64_t svio__mg_boot_id(void)
+{
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+	char text[64] = "";
+	size_t n = 0;
+
+	if (f) {
+		n = fread(text, 1, sizeof(text), f);
+		fclose(f);
+	}
+	return n ? (uint64_t)svio_crc32c(0, text, n) << 32 | svio_crc32c(UINT32_MAX, text, n) : 0;
+}
+
+int svio__mg_move_init(struct mg_move *x, struct svio_migrate *m, int in, int out, const struct svio_migrate_opts *opts,
+		       struct svio_migrate_report *report)
+{
+	int rc;
+
+	memset(x, 0, sizeof(*x));
+	x->m = m;
+	x->report = report;
+	memset(report, 0, sizeof(*report));
+	if (opts)
+		memcpy(&x->opts, opts, SVIO_MIN(opts->size, sizeof(x->opts)));
+	if (!x->opts.max_downtime_ms)
+		x->opts.max_downtime_ms = DEFAULT_DOWNTIME_MS;
+	if (!x->opts.max_rounds)
+		x->opts.max_rounds = DEFAULT_ROUNDS;
+	x->opts.max_rounds = SVIO_MIN(x->opts.max_rounds, (uint32_t)SVIO_MIGRATE_MAX_ROUNDS - 2);
+	if (!x->opts.io_timeout_ms)
+		x->opts.io_timeout_ms = DEFAULT_TIMEOUT_MS;
+	if (x->opts.listen_fd == 0)
+		x->opts.listen_fd = -1;
+	x->started = svio_now_ns();
+	for (uint32_t i = 0; i < MG_MAX_PARTS; i++)
+		x->state[i].max = MG_MAX_STATE;
+	rc = svio__mg_stream_init(&x->stream, in, out, x->opts.io_timeout_ms);
+	if (rc)
+		return rc;
+	x->stream.stop = x->opts.stop;
+	x->stream.ctx = x->opts.ctx;
+	if (getrandom(x->session, sizeof(x->session), 0) != sizeof(x->session) ||
+	    getrandom(x->nonce, sizeof(x->nonce), 0) != sizeof(x->nonce))
+		return svio_fail(EIO, "no random numbers: %m");
+	return 0;
+}
+
+void svio__mg_move_fini(struct mg_move *x)
+{
+	x->report->wire_bytes += x->stream.tx_bytes;
+	x->report->total_ns = svio_now_ns() - x->started;
+	x->report->pages = x->pages;
+	x->report->state_bytes = x->state_bytes;
+	memcpy(x->report->session, x->session, sizeof(x->session));
+	for (uint32_t i = 0; i < MG_MAX_PARTS; i++)
+		svio__mg_buf_free(&x->state[i]);
+	svio__mg_stream_fini(&x->stream);
+}
+
+void svio__mg_phase(struct mg_move *x, enum svio_migrate_phase phase)
+{
+	x->report->phase = phase;
+	x->report->total_ns = svio_now_ns() - x->started;
+	if (x->opts.progress)
+		x->opts.progress(x->opts.ctx, x->report);
+}
+
+/* ---- the first words ----------------------------------------------------------------------------------- */
+
+/* version, flags, process, machine, and sixteen random bytes: the source's are the session's number, the target's its answer. */
+int svio__mg_hello_put(struct mg_move *x, uint32_t flags)
+{
+	const uint8_t *id = flags & MG_HELLO_TARGET ? x->nonce : x->session;
+	struct svio_migrate_buf b = { .max = 256 };
+	int rc;
+
+	svio_migrate_put_u32(&b, SVIO_MIGRATE_STREAM_VERSION);
+	svio_migrate_put_u32(&b, flags | MG_HELLO_ZSTD);
+	svio_migrate_put_u32(&b, (uint32_t)getpid());
+	svio_migrate_put_u64(&b, svio__mg_boot_id());
+	rc = svio_migrate_put(&b, id, MG_SESSION);
+	if (rc == 0)
+		rc = svio__mg_tx(&x->stream, MG_HELLO, b.data, b.len, NULL, 0);
+	svio__mg_buf_free(&b);
+	return rc;
+}
+
+int svio__mg_hello_get(struct mg_move *x, struct svio_migrate_in *in, uint32_t *flags, uint8_t id[MG_SESSION])
+{
+	uint32_t version = svio_migrate_get_u32(in);
+	const void *p;
+
+	if (version != SVIO_MIGRATE_STREAM_VERSION)
+		return svio_fail(EPROTONOSUPPORT, "the other side speaks stream version %u, this one %u: install the same svio",
+				 version, SVIO_MIGRATE_STREAM_VERSION);
+	*flags = svio_migrate_get_u32(in);
+	x->peer_pid = svio_migrate_get_u32(in);
+	x->peer_boot = svio_migrate_get_u64(in);
+	p = svio_migrate_get(in, MG_SESSION);
+	if (!p || in->left)
+		return svio_fail(EPROTO, "a HELLO of another length");
+	memcpy(id, p, MG_SESSION);
+	x->peer_compress = *flags & MG_HELLO_ZSTD;
+	return 0;
+}
+
+/* From now on only frames of this session are whole. */
+void svio__mg_key(struct mg_move *x)
+{
+	x->stream.key = svio_crc32c(svio_crc32c(0, x->session, MG_SESSION), x->nonce, MG_SESSION);
+}
+
+/* What every process says, then what its parts say. */
+int svio__mg_describe(struct mg_move *x, struct svio_migrate_record *mine, const struct svio_migrate_record *source)
+{
+	static const uint16_t endian = 1;
+	int rc;
+
+	rc = svio_migrate_fact_text(mine, "byte order", *(const uint8_t *)&endian ? "little" : "big",
+				    "pointers and states move as they are: use a machine of the same kind");
+	if (rc == 0)
+		rc = svio_migrate_fact_u64(mine, "page size", SVIO_MIGRATE_SAME, (uint64_t)sysconf(_SC_PAGESIZE),
+					   "boot a kernel with the same page size");
+	for (struct svio_migrate_part *p = x->m->parts; rc == 0 && p; p = p->next) {
+		char name[SVIO_MIGRATE_NAME_MAX];
+
+		snprintf(name, sizeof(name), "%s.version", p->name);
+		rc = svio_migrate_fact_u64(mine, name, SVIO_MIGRATE_AT_LEAST, p->version, "install the newer svio on the target");
+		if (rc == 0 && p->describe)
+			rc = p->describe(p->ctx, mine, source);
+	}
+	return rc;
+}

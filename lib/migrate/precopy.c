@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Rounds of pages, and when to stop them. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "migrate_priv.h"
+
+#define RUN_PAGES   (MG_CHUNK / MG_PAGE)
+#define ZERO_RUNS   4096u
+#define NO_PROGRESS 8u	 /* rounds in a row that did not reduce what is left */
+#define THROTTLE_STEP 20u
+#define THROTTLE_MAX  95u
+
+struct pages_head {
+	svio_le32 area, count;
+	svio_le64 first;
+};
+_Static_assert(sizeof(struct pages_head) == 16, "wire");
+
+struct zero_run {
+	svio_le32 area, count;
+	svio_le64 first;
+};
+
+struct sender {
+	struct mg_move *x;
+	struct svio_migrate_round *round;
+	uint32_t area;
+	uint64_t first, count; /* of the pages in chunk */
+	uint8_t *chunk;
+	uint32_t runs;
+	struct zero_run *run;
+	uint64_t zero_first, zero_count;
+	bool paced, fresh; /* fresh: what is not sent is zero over there */
+};
+
+static void pace(struct mg_move *x)
+{
+	uint64_t now = svio_now_ns(), due;
+
+	if (!x->opts.max_bandwidth)
+		return;
+	due = x->pace_from + (uint64_t)((double)(x->stream.tx_bytes - x->pace_bytes) * 1e9 / (double)x->opts.max_bandwidth);
+	if (due > now) {
+		struct timespec ts = { .tv_sec = (time_t)((due - now) / 1000000000), .tv_nsec = (long)((due - now) % 1000000000) };
+
+		nanosleep(&ts, NULL);
+	}
+}
+
+static int flush_pages(struct sender *s)
+{
+	struct pages_head h = { svio_cpu_to_le32(s->area), svio_cpu_to_le32(s->count), svio_cpu_to_le64(s->first) };
+	int rc;
+
+	if (!s->count)
+		return 0;
+	rc = svio__mg_tx(&s->x->stream, MG_PAGES, &h, sizeof(h), s->chunk, s->count * MG_PAGE);
+	s->round->pages += s->count;
+	s->x->pages += s->count;
+	s->count = 0;
+	if (s->paced)
+		pace(s->x);
+	return rc;
+}
+
+static int flush_runs(struct sender *s)
+{
+	int rc = 0;
+
+	if (s->runs)
+		rc = svio__mg_tx(&s->x->stream, MG_ZERO, s->run, s->runs * sizeof(*s->run), NULL, 0);
+	s->runs = 0;
+	return rc;
+}
+
+static int end_zero_run(struct sender *s)
+{
+	if (!s->zero_count)
+		return 0;
+	if (!s->fresh)
+		s->run[s->runs++] = (struct zero_run){ svio_cpu_to_le32(s->area), svio_cpu_to_le32(s->zero_count),
+						       svio_cpu_to_le64(s->zero_first) };
+	s->zero_count = 0;
+	return s->runs == ZERO_RUNS ? flush_runs(s) : 0;
+}
+
+static bool is_zero(const uint8_t *p)
+{
+	return p[0] == 0 && memcmp(p, p + 1, MG_PAGE - 1) == 0;
+}
+
+/* One page: looked at in the copy, since the page may change while we look. */
+static int send_page(struct sender *s, const uint8_t *base, uint64_t page)
+{
+	uint8_t *copy = s->chunk + s->count * MG_PAGE;
+	int rc;
+
+	memcpy(copy, base + page * MG_PAGE, MG_PAGE);
+	if (is_zero(copy)) {
+		s->round->zero_pages++;
+		s->round->pages++;
+		s->x->pages++;
+		s->x->report->zero_pages++;
+		if (s->zero_count && page == s->zero_first + s->zero_count) {
+			s->zero_count++;
+			return 0;
+		}
+		rc = end_zero_run(s);
+		s->zero_first = page;
+		s->zero_count = 1;
+		return rc;
+	}
+	if (s->count && page != s->first + s->count) {
+		uint8_t *at = s->chunk;
+
+		rc = flush_pages(s);
+		if (rc)
+			return rc;
+		memmove(at, copy, MG_PAGE);
+	}
+	if (!s->count)
+		s->first = page;
+	s->count++;
+	return s->count == RUN_PAGES ? flush_pages(s) : 0;
+}
+
+static int send_area(struct sender *s, struct svio_migrate_area *a)
+{
+	uint64_t n = a->bytes / MG_PAGE;
+	int rc = 0;
+
+	for (uint64_t page = svio_bitmap_next_set(a->dirty, n, 0); rc == 0 && page < n;
+	     page = svio_bitmap_next_set(a->dirty, n, page + 1)) {
+		svio_bitmap_clear(a->dirty, page);
+		rc = send_page(s, a->base, page);
+	}
+	if (rc == 0)
+		rc = flush_pages(s);
+	if (rc == 0)
+		rc = end_zero_run(s);
+	return rc ? rc : flush_runs(s);
+}
+
+int svio__mg_send_dirty(struct mg_move *x, struct svio_migrate_round *round, bool paced)
+{
+	struct sender s = { .x = x, .round = round, .paced = paced, .fresh = x->report->rounds == 0 };
+	uint64_t start = svio_now_ns(), bytes = x->stream.tx_bytes;
+	int rc = 0;
+
+	x->pace_from = start;
+	x->pace_bytes = bytes;
+	s.chunk = malloc(MG_CHUNK + MG_PAGE);
+	s.run = malloc(ZERO_RUNS * sizeof(*s.run));
+	if (!s.chunk || !s.run)
+		rc = svio_fail(ENOMEM, "out of memory for pages");
+	for (struct svio_migrate_area *a = x->m->areas; rc == 0 && a; a = a->next, s.area++)
+		rc = send_area(&s, a);
+	free(s.run);
+	free(s.chunk);
+	round->ns = svio_now_ns() - start;
+	round->wire_bytes = x->stream.tx_bytes - bytes;
+	return rc;
+}
+
+/* ---- rounds -------------------------------------------------------------------------------------------- */
+
+static int send_ahead(struct mg_move *x)
+{
+	uint32_t index = 0;
+	int rc = 0;
+
+	for (struct svio_migrate_part *p = x->m->parts; rc == 0 && p; p = p->next, index++) {
+		struct svio_migrate_buf b = { .max = MG_PAYLOAD_MAX - 16 };
+		svio_le32 head[2] = { svio_cpu_to_le32(index), svio_cpu_to_le32(p->version) };
+
+		if (!p->precopy)
+			continue;
+		rc = p->precopy(p->ctx, &b);
+		if (rc == 0)
+			rc = b.err;
+		if (rc == 0 && b.len)
+			rc = svio__mg_tx(&x->stream, MG_AHEAD, head, sizeof(head), b.data, b.len);
+		svio__mg_buf_free(&b);
+	}
+	return rc;
+}
+
+static void throttle(struct mg_move *x, uint32_t percent)
+{
+	x->report->throttle = percent;
+	for (struct svio_migrate_part *p = x->m->parts; p; p = p->next)
+		if (p->throttle)
+			p->throttle(p->ctx, percent);
+}
+
+static int no_convergence(struct mg_move *x, const struct svio_migrate_round *r)
+{
+	return svio_fail(ETIME,
+			 "the pre-copy does not converge: after %u rounds %" PRIu64 " KiB are left, which would stop the process for %" PRIu64
+			 " ms, more than the %u ms allowed; it writes %" PRIu64 " MiB/s, and %" PRIu64
+			 " MiB/s get across: allow a longer downtime, more bandwidth, or throttling",
+			 x->report->rounds, r->dirty_pages * (MG_PAGE >> 10), r->expected_ns / 1000000, x->opts.max_downtime_ms,
+			 x->report->dirty_rate >> 20, x->report->bandwidth >> 20);
+}
+
+static int one_round(struct mg_move *x, struct svio_migrate_round *r)
+{
+	struct svio_migrate_in in;
+	uint64_t start = svio_now_ns(), length, per_page;
+	int rc;
+
+	*r = (struct svio_migrate_round){ 0 };
+	rc = svio__mg_send_dirty(x, r, true);
+	if (rc == 0)
+		rc = send_ahead(x);
+	if (rc == 0)
+		rc = svio__mg_tx(&x->stream, MG_ROUND, NULL, 0, NULL, 0);
+	if (rc == 0)
+		rc = svio__mg_expect(&x->stream, MG_ROUND_OK, &in);
+	r->ns = svio_now_ns() - start;
+	if (rc == 0)
+		rc = svio__mg_track_sync(x, &r->dirty_pages);
+	if (rc)
+		return rc;
+	length = SVIO_MAX(svio_now_ns() - start, UINT64_C(1000));
+	/* A round of few pages says little about the speed: it is mostly the way there and back. */
+	if (r->pages - r->zero_pages >= 64 || !x->report->bandwidth)
+		x->report->bandwidth = (uint64_t)((double)(r->pages * MG_PAGE) * 1e9 / (double)SVIO_MAX(r->ns, UINT64_C(1000)));
+	x->report->dirty_rate = (uint64_t)((double)(r->dirty_pages * MG_PAGE) * 1e9 / (double)length);
+	per_page = x->report->bandwidth ? (uint64_t)(1e9 * (double)MG_PAGE / (double)x->report->bandwidth) : 0;
+	r->expected_ns = r->dirty_pages * per_page;
+	x->report->rounds++;
+	svio__mg_phase(x, SVIO_MIGRATE_PRECOPY);
+	return 0;
+}
+
+int svio__mg_precopy(struct mg_move *x)
+{
+	uint64_t best = UINT64_MAX;
+	uint32_t idle = 0;
+	int rc = 0;
+
+	x->stream.compress = x->opts.compress && x->peer_compress;
+	for (;;) {
+		struct svio_migrate_round *r = &x->report->round[x->report->rounds];
+
+		rc = one_round(x, r);
+		if (rc || r->expected_ns <= x->opts.max_downtime_ms * UINT64_C(1000000))
+			break;
+		idle = r->dirty_pages < best - best / 16 ? 0 : idle + 1;
+		best = SVIO_MIN(best, r->dirty_pages);
+		if (idle && x->opts.throttle && x->report->throttle < THROTTLE_MAX) {
+			throttle(x, SVIO_MIN(x->report->throttle + THROTTLE_STEP, THROTTLE_MAX));
+			idle = 0;
+		}
+		if (idle >= NO_PROGRESS || x->report->rounds >= x->opts.max_rounds) {
+			rc = no_convergence(x, r);
+			break;
+		}
+	}
+	if (x->report->throttle)
+		throttle(x, 0);
+	return rc;
+}
