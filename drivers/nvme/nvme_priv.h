@@ -89,6 +89,7 @@ enum nvme_step { /* of bringing the controller up, recover.c */
 		 NVME_STEP_ACCESS,  /* wait until its registers can be read */
 		 NVME_STEP_PRE_OFF, /* CC.EN is set but RDY is not yet: wait before clearing it */
 		 NVME_STEP_OFF,	    /* CC.EN cleared: wait for RDY = 0 */
+		 NVME_STEP_HELD,    /* RDY is 0 and stays so: svio_nvme_quiesce() */
 		 NVME_STEP_ON,	    /* CC.EN set: wait for RDY = 1 */
 		 NVME_STEP_IDENTIFY,
 		 NVME_STEP_QUEUES,
@@ -128,6 +129,7 @@ struct svio_nvme {
 	enum nvme_step step;
 	bool leaving;  /* the host wants the device back: stop and end */
 	bool quiesced; /* between prepare and done of a device reset */
+	bool hold;     /* stop it and leave it so */
 	uint64_t deadline, next_try, lost_since, last_fault;
 	uint32_t strikes;
 	int step_err; /* why the last attempt failed */

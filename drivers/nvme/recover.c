@@ -25,6 +25,8 @@
  * frees the ledger's entry, and only entries in the ledger are failed or written again. Between parking and death no
  * completion is taken, so that none is lost to a queue that is about to be created again.
  *
+ * HELD, after OFF, is where svio_nvme_quiesce() wants it (migrate.c): stopped, queues settled, until svio_nvme_unquiesce().
+ *
  * The end, NVME_GONE: unplugged, or given up. Then the device cannot write to memory any more (it is not there, or was stopped,
  * or bus mastering was turned off), what it had completed is taken, and the rest completes with -ENODEV.
  */
@@ -235,6 +237,10 @@ static void stopped(struct svio_nvme *nvme, uint64_t now)
 		nvme_set_gone(nvme, true);
 		return;
 	}
+	if (nvme->hold) {
+		nvme->step = NVME_STEP_HELD;
+		return;
+	}
 	enable(nvme, now);
 }
 
@@ -424,6 +430,8 @@ void nvme_advance(struct svio_nvme *nvme, uint64_t now)
 		return;
 	case NVME_STEP_ACCESS:
 		step_access(nvme, now);
+		return;
+	case NVME_STEP_HELD:
 		return;
 	case NVME_STEP_IDENTIFY:
 	case NVME_STEP_QUEUES:
