@@ -44,6 +44,7 @@ int cmd_bind(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_list(int argc, char **argv);
+int cmd_migrate(int argc, char **argv);
 int cmd_nvme(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_unbind(int argc, char **argv);

@@ -7,25 +7,14 @@
 #include "cmd_nvme.h"
 #include "perf_replug.h"
 #include "perf_report.h"
+#include "perf_run.h"
 #include "perf_signature.h"
 
 #define SECOND	 UINT64_C(1000000000)
 #define TICK	 (SECOND / 20)
+#define MOVE_TICK (SECOND / 200) /* whoever wants to move it shall not wait */
 #define RETRY_MS 200
 
-struct run {
-	struct perf_args args;
-	struct perf_outcome out;
-	struct nvme_session session;
-	struct svio_nvme_ns ns;
-	struct svio_nvme_info info;
-	struct perf *perf;
-	struct perf_disturber *disturber;
-	char device[PERF_REPLUG_NAME];
-	uint64_t ran_ns; /* of --time, used up */
-	size_t series_capacity;
-	bool ready_printed;
-};
 
 /* ---- before the first write ------------------------------------------------------------------------ */
 
@@ -52,7 +41,7 @@ static int read_sync(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, voi
 }
 
 /* Refuse to write over something that people would miss. */
-static int check_signature(struct run *r)
+static int check_signature(struct perf_run *r)
 {
 	struct svio_nvme_qp_opts opts = { .size = sizeof(opts), .depth = 2 };
 	uint64_t bytes = SVIO_MIN((uint64_t)PERF_SIGNATURE_BYTES, r->ns.blocks << r->ns.lba_shift);
@@ -81,7 +70,7 @@ static int check_signature(struct run *r)
 	return rc;
 }
 
-static int open_session(struct run *r)
+int perf_run_open(struct perf_run *r)
 {
 	struct svio_nvme_opts opts = { .size = sizeof(opts),
 				       .policy = r->args.policy,
@@ -106,7 +95,7 @@ static int open_session(struct run *r)
 	return 0;
 }
 
-static void close_session(struct run *r)
+static void close_session(struct perf_run *r)
 {
 	struct svio_nvme_stats s;
 
@@ -124,7 +113,7 @@ static void close_session(struct run *r)
 
 /* ---- while it runs --------------------------------------------------------------------------------- */
 
-static void note_second(struct run *r, const struct perf_sample *now, struct perf_sample *before,
+static void note_second(struct perf_run *r, const struct perf_sample *now, struct perf_sample *before,
 			uint64_t at_ns, uint64_t length_ns)
 {
 	struct perf_second s = { .at = (double)at_ns / 1e9,
@@ -164,14 +153,14 @@ static uint64_t completions(const struct perf_sample *s)
 }
 
 /* Sleepers are told of what raises no interrupt of the controller. */
-static void watch_device(struct run *r)
+static void watch_device(struct perf_run *r)
 {
 	if (r->args.config.interrupts && svio_device_events(r->session.dev))
 		perf_wake(r->perf);
 }
 
 /* Watch the load until its time is over, it ends by itself, or the user has enough. */
-static void watch(struct run *r)
+static void watch(struct perf_run *r)
 {
 	uint64_t start = svio_now_ns(), second = start, end;
 	uint64_t left = r->args.seconds * SECOND;
@@ -184,7 +173,13 @@ static void watch(struct run *r)
 	while (perf_running(r->perf) && !perf_gone(r->perf)) {
 		uint64_t t;
 
-		perf_wait(r->perf, svio_now_ns() + TICK);
+		perf_wait(r->perf, svio_now_ns() + (r->move ? MOVE_TICK : TICK));
+		if (r->move) {
+			r->ran_now = r->ran_ns + svio_now_ns() - start;
+			perf_move_poll(r->move);
+			if (perf_move_gone(r->move))
+				return;
+		}
 		t = svio_now_ns();
 		perf_sample(r->perf, &now);
 		watch_device(r);
@@ -215,13 +210,15 @@ static void watch(struct run *r)
 	r->ran_ns += end - start;
 }
 
-static int run_once(struct run *r)
+static int run_once(struct perf_run *r)
 {
 	int rc;
 
 	if (!r->out.mappings_before)
 		r->out.mappings_before = perf_device_mappings();
-	rc = perf_start(r->perf, PERF_RUN);
+	/* One that was received runs already. */
+	rc = r->received ? 0 : perf_start(r->perf, PERF_RUN);
+	r->received = false;
 	if (rc)
 		return rc;
 	if (r->args.disturbs) {
@@ -235,6 +232,8 @@ static int run_once(struct run *r)
 		}
 	}
 	watch(r);
+	if (r->move && perf_move_gone(r->move))
+		return 0;
 	/* Before the join: with decoding off nothing would complete. */
 	perf_disturb_stop(r->disturber);
 	r->disturber = NULL;
@@ -244,7 +243,7 @@ static int run_once(struct run *r)
 	return rc;
 }
 
-static int read_back(struct run *r)
+static int read_back(struct perf_run *r)
 {
 	struct perf_sample before, now;
 	int rc;
@@ -288,14 +287,14 @@ static bool same_namespace(const struct svio_nvme_info *a, const struct svio_nvm
 	       strcmp(a->serial, b->serial) == 0 && strcmp(a->model, b->model) == 0;
 }
 
-static int open_again(struct run *r, struct perf_replug *replug, uint64_t until)
+static int open_again(struct perf_run *r, struct perf_replug *replug, uint64_t until)
 {
 	for (;;) {
 		int rc = perf_replug_wait(replug, until, cli_interrupted, r->device);
 
 		if (rc)
 			return rc;
-		rc = open_session(r);
+		rc = perf_run_open(r);
 		/* A device that has just come may go again, or its group not be ready. Other errors will not pass. */
 		if (rc == 0 || rc == -EEXIST || rc == -EINVAL || cli_interrupted() ||
 		    svio_now_ns() >= until)
@@ -304,7 +303,7 @@ static int open_again(struct run *r, struct perf_replug *replug, uint64_t until)
 	}
 }
 
-static int replug(struct run *r)
+static int replug(struct perf_run *r)
 {
 	const char *wanted = r->args.replug_name ? r->args.replug_name : r->device;
 	uint64_t until = svio_now_ns() + r->args.replug_timeout * SECOND;
@@ -335,22 +334,15 @@ static int replug(struct run *r)
 
 /* ---- the whole ------------------------------------------------------------------------------------- */
 
-static int run(struct run *r)
+/* Until its time is over, its device gone for good, or it has moved away. */
+static int run_to_end(struct perf_run *r)
 {
 	int rc;
 
-	rc = open_session(r);
-	if (rc)
-		return rc;
-	sched_getaffinity(0, sizeof(r->args.config.cpus), &r->args.config.cpus);
-	rc = perf_create(&r->args.config, &r->ns, &r->perf);
-	if (rc)
-		return svio_fail_prefix(rc, "%s", r->device);
-	rc = perf_attach(r->perf, r->session.dev, r->session.nvme, &r->ns, false);
-	if (rc)
-		return rc;
 	for (;;) {
 		rc = run_once(r);
+		if (r->move && perf_move_gone(r->move))
+			return 0;
 		if (rc == 0 && r->args.config.verify && perf_writes(r->args.config.rw) &&
 		    !r->out.interrupted)
 			rc = read_back(r);
@@ -370,7 +362,29 @@ static int run(struct run *r)
 	}
 }
 
-static int report(struct run *r)
+static int run(struct perf_run *r)
+{
+	int rc;
+
+	rc = perf_run_open(r);
+	if (rc)
+		return rc;
+	sched_getaffinity(0, sizeof(r->args.config.cpus), &r->args.config.cpus);
+	if (r->args.migratable) {
+		rc = perf_move_start(r, &r->move);
+		if (rc)
+			return rc;
+	}
+	rc = perf_create(&r->args.config, &r->ns, &r->perf);
+	if (rc)
+		return svio_fail_prefix(rc, "%s", r->device);
+	rc = perf_attach(r->perf, r->session.dev, r->session.nvme, &r->ns, false);
+	if (rc)
+		return rc;
+	return run_to_end(r);
+}
+
+static int report(struct perf_run *r)
 {
 	struct perf_outcome *o = &r->out;
 	const char *verdict;
@@ -378,6 +392,8 @@ static int report(struct run *r)
 
 	if (!r->perf) /* it never began */
 		return cli_fail(o->error);
+	if (r->move && perf_move_gone(r->move))
+		return perf_move_report(r->move);
 	if (o->error)
 		snprintf(o->error_text, sizeof(o->error_text), "%s", svio_last_error());
 	perf_get_result(r->perf, &o->result);
@@ -394,22 +410,10 @@ static int report(struct run *r)
 	return rc;
 }
 
-int cmd_nvme_perf(int argc, char **argv)
+int perf_run_end(struct perf_run *r)
 {
-	struct run *r = cli_alloc(sizeof(*r));
 	int rc;
 
-	perf_parse(argc, argv, &r->args);
-	cli_catch_signals();
-	snprintf(r->device, sizeof(r->device), "%s", r->args.device);
-	rc = nvme_mem_start(perf_memory(&r->args.config) + PERF_SIGNATURE_BYTES,
-			    (uint64_t)r->args.config.qd * r->args.config.queues);
-	if (rc) {
-		free(r);
-		return cli_fail(rc);
-	}
-	svio_clear_error();
-	r->out.error = run(r);
 	cli_progress_end();
 	/* Statistics are complete only when the controller is closed; results only when nothing can complete any more. */
 	if (r->perf) {
@@ -426,10 +430,37 @@ int cmd_nvme_perf(int argc, char **argv)
 		close_session(r);
 	}
 	perf_destroy(r->perf);
+	perf_move_end(r->move);
 	nvme_mem_stop();
 	free(r->out.mappings_before);
 	free(r->out.mappings_after);
 	free(r->out.series);
 	free(r);
 	return rc;
+}
+
+int perf_run_received(struct perf_run *r)
+{
+	svio_clear_error();
+	r->out.error = run_to_end(r);
+	return perf_run_end(r);
+}
+
+int cmd_nvme_perf(int argc, char **argv)
+{
+	struct perf_run *r = cli_alloc(sizeof(*r));
+	int rc;
+
+	perf_parse(argc, argv, &r->args);
+	cli_catch_signals();
+	snprintf(r->device, sizeof(r->device), "%s", r->args.device);
+	rc = nvme_mem_start(perf_memory(&r->args.config) + PERF_SIGNATURE_BYTES,
+			    (uint64_t)r->args.config.qd * r->args.config.queues);
+	if (rc) {
+		free(r);
+		return cli_fail(rc);
+	}
+	svio_clear_error();
+	r->out.error = run(r);
+	return perf_run_end(r);
 }

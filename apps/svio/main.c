@@ -9,6 +9,7 @@ static const struct cli_command commands[] = {
 	{ "bind", "give a function to vfio-pci (or another driver)", cmd_bind },
 	{ "unbind", "give a function back to the driver it had", cmd_unbind },
 	{ "nvme", "drive an NVMe controller: identify, read, write, perf", cmd_nvme },
+	{ "migrate", "move a running process to another process, controller or machine", cmd_migrate },
 	{ "serve", "simulated devices for vfio-user clients: svio, QEMU, SPDK", cmd_serve },
 	{ NULL, NULL, NULL },
 };

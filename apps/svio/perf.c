@@ -24,17 +24,49 @@ static uint64_t mix(uint64_t *state)
 
 /* ---- memory ---------------------------------------------------------------------------------------- */
 
-static uint64_t buffer_stride(const struct perf_config *c)
+uint64_t perf_buffer_stride(const struct perf_config *c)
 {
 	return SVIO_ALIGN_UP((uint64_t)c->bs + c->offset, (uint64_t)PAGE);
 }
 
 uint64_t perf_memory(const struct perf_config *config)
 {
-	return buffer_stride(config) * config->qd * config->queues;
+	return perf_buffer_stride(config) * config->qd * config->queues;
 }
 
-static int check_config(const struct perf_config *c, const struct svio_nvme_ns *ns, uint64_t *slots)
+/* What may have to move lies in the area, if there is one; zeroed. */
+static void *get(const struct perf_config *c, uint64_t len, uint64_t align)
+{
+	void *p;
+
+	if (c->area)
+		return svio_migrate_alloc(c->area, len, align);
+	p = aligned_alloc(align, SVIO_ALIGN_UP(len, align));
+	if (p)
+		memset(p, 0, len);
+	return p;
+}
+
+static void put(const struct perf_config *c, void *p)
+{
+	if (c->area)
+		svio_migrate_free(c->area, p);
+	else
+		free(p);
+}
+
+uint64_t perf_area_bytes(const struct perf_config *c, const struct svio_nvme_ns *ns)
+{
+	uint64_t slots, each = c->verify ? sizeof(struct verify_slot) + sizeof(uint32_t) : 0;
+
+	if (perf_check_config(c, ns, &slots))
+		slots = 0;
+	/* And what is lost between pages and blocks. */
+	return perf_memory(c) + SVIO_MIN(slots, PERF_MAX_SLOTS) * each +
+	       (uint64_t)c->queues * (c->qd * sizeof(struct perf_req) + 2 * (uint64_t)PAGE) + 4 * (uint64_t)PAGE;
+}
+
+int perf_check_config(const struct perf_config *c, const struct svio_nvme_ns *ns, uint64_t *slots)
 {
 	uint64_t blocks = c->blocks, nlb;
 
@@ -61,11 +93,11 @@ static int check_config(const struct perf_config *c, const struct svio_nvme_ns *
 	return 0;
 }
 
-static int create_queue(struct perf *perf, uint32_t index)
+static int describe_queue(struct perf *perf, uint32_t index)
 {
 	const struct perf_config *c = &perf->config;
 	struct perf_queue *q = &perf->queues[index];
-	uint64_t stride = buffer_stride(c), state = c->seed + index;
+	uint64_t state = c->seed + index;
 	bool mixed = c->rw == PERF_RANDRW, reads = c->rw == PERF_READ || c->rw == PERF_RANDREAD;
 
 	q->perf = perf;
@@ -76,15 +108,26 @@ static int create_queue(struct perf *perf, uint32_t index)
 	q->read_limit = (UINT64_C(1) << 32) * (mixed ? c->read_pct : reads ? 100 : 0) / 100;
 	q->rng[0] = mix(&state);
 	q->rng[1] = mix(&state);
+	q->parked = calloc(c->qd, sizeof(*q->parked));
+	return q->parked ? 0 : -ENOMEM;
+}
+
+static int create_queue(struct perf *perf, uint32_t index)
+{
+	const struct perf_config *c = &perf->config;
+	struct perf_queue *q = &perf->queues[index];
+	uint64_t stride = perf_buffer_stride(c), state = c->seed + index;
+
 	perf_queue_place(q, index);
 	if (perf->written)
 		q->written = perf->written + (q->book - perf->book);
-	q->reqs = aligned_alloc(SVIO_CACHELINE, c->qd * sizeof(*q->reqs));
-	q->parked = calloc(c->qd, sizeof(*q->parked));
-	if (!q->reqs || !q->parked)
+	/* The addresses' random numbers are taken: the buffers get others. */
+	mix(&state);
+	mix(&state);
+	q->reqs = get(c, c->qd * sizeof(*q->reqs), SVIO_CACHELINE);
+	if (!q->reqs)
 		return -ENOMEM;
-	memset(q->reqs, 0, c->qd * sizeof(*q->reqs));
-	q->buffers = svio_mem_alloc(stride * c->qd, PAGE, -1);
+	q->buffers = c->area ? svio_migrate_alloc(c->area, stride * c->qd, PAGE) : svio_mem_alloc(stride * c->qd, PAGE, -1);
 	if (!q->buffers)
 		return svio_last_error()[0] ? -ENOMEM : svio_fail(ENOMEM, "out of DMA memory");
 	for (uint32_t i = 0; i < c->qd; i++) {
@@ -123,6 +166,37 @@ static int create_threads(struct perf *perf)
 	return 0;
 }
 
+int perf_new(const struct perf_config *config, const struct svio_nvme_ns *ns, uint64_t slots, struct perf **perfp)
+{
+	struct perf *perf = aligned_alloc(SVIO_CACHELINE, SVIO_ALIGN_UP(sizeof(*perf), (size_t)SVIO_CACHELINE));
+	int rc = -ENOMEM;
+
+	if (!perf)
+		return -ENOMEM;
+	memset(perf, 0, sizeof(*perf));
+	atomic_init(&perf->stop, true);
+	atomic_init(&perf->frozen, false);
+	sem_init(&perf->ended, 0, 0);
+	perf->config = *config;
+	perf->ns = *ns;
+	perf->range_cut = config->verify && slots > PERF_MAX_SLOTS;
+	perf->slots = config->verify ? SVIO_MIN(slots, PERF_MAX_SLOTS) : slots;
+	perf->queues = aligned_alloc(SVIO_CACHELINE, config->queues * sizeof(*perf->queues));
+	if (perf->queues) {
+		memset(perf->queues, 0, config->queues * sizeof(*perf->queues));
+		rc = 0;
+	}
+	for (uint32_t i = 0; rc == 0 && i < config->queues; i++)
+		rc = describe_queue(perf, i);
+	if (rc == 0)
+		rc = create_threads(perf);
+	if (rc)
+		perf_destroy(perf);
+	else
+		*perfp = perf;
+	return rc;
+}
+
 int perf_create(const struct perf_config *config, const struct svio_nvme_ns *ns,
 		struct perf **perfp)
 {
@@ -130,44 +204,24 @@ int perf_create(const struct perf_config *config, const struct svio_nvme_ns *ns,
 	uint64_t slots = 0;
 	int rc;
 
-	rc = check_config(config, ns, &slots);
+	rc = perf_check_config(config, ns, &slots);
+	if (rc == 0)
+		rc = perf_new(config, ns, slots, &perf);
 	if (rc)
 		return rc;
-	perf = aligned_alloc(SVIO_CACHELINE, SVIO_ALIGN_UP(sizeof(*perf), (size_t)SVIO_CACHELINE));
-	if (!perf)
-		return -ENOMEM;
-	memset(perf, 0, sizeof(*perf));
-	atomic_init(&perf->stop, true);
-	sem_init(&perf->ended, 0, 0);
-	perf->config = *config;
-	perf->ns = *ns;
-	perf->slots = slots;
-	rc = -ENOMEM;
 	if (config->verify) {
-		perf->range_cut = slots > PERF_MAX_SLOTS;
-		perf->slots = SVIO_MIN(slots, PERF_MAX_SLOTS);
-		perf->book = calloc(perf->slots, sizeof(*perf->book));
+		perf->book = get(config, perf->slots * sizeof(*perf->book), SVIO_CACHELINE);
 		if (config->rw == PERF_RANDRW)
-			perf->written = calloc(perf->slots, sizeof(*perf->written));
+			perf->written = get(config, perf->slots * sizeof(*perf->written), SVIO_CACHELINE);
 		if (!perf->book || (config->rw == PERF_RANDRW && !perf->written))
-			goto fail;
+			rc = -ENOMEM;
 	}
-	perf->queues = aligned_alloc(SVIO_CACHELINE, config->queues * sizeof(*perf->queues));
-	if (!perf->queues)
-		goto fail;
-	memset(perf->queues, 0, config->queues * sizeof(*perf->queues));
-	for (uint32_t i = 0; i < config->queues; i++) {
+	for (uint32_t i = 0; rc == 0 && i < config->queues; i++)
 		rc = create_queue(perf, i);
-		if (rc)
-			goto fail;
-	}
-	rc = create_threads(perf);
 	if (rc)
-		goto fail;
-	*perfp = perf;
-	return 0;
-fail:
-	perf_destroy(perf);
+		perf_destroy(perf);
+	else
+		*perfp = perf;
 	return rc;
 }
 
@@ -179,14 +233,17 @@ void perf_destroy(struct perf *perf)
 	for (uint32_t i = 0; perf->queues && i < perf->config.queues; i++) {
 		struct perf_queue *q = &perf->queues[i];
 
-		svio_mem_free(q->buffers);
+		if (perf->config.area)
+			svio_migrate_free(perf->config.area, q->buffers);
+		else
+			svio_mem_free(q->buffers);
+		put(&perf->config, q->reqs);
 		free(q->parked);
-		free(q->reqs);
 	}
+	put(&perf->config, perf->written);
+	put(&perf->config, perf->book);
 	free(perf->queues);
 	free(perf->threads);
-	free(perf->written);
-	free(perf->book);
 	sem_destroy(&perf->ended);
 	free(perf);
 }
@@ -383,7 +440,7 @@ static int start_thread(struct perf *perf, uint32_t index)
 	return 0;
 }
 
-static void end_threads(struct perf *perf)
+void perf_threads_end(struct perf *perf)
 {
 	for (uint32_t i = 0; i < perf->nthreads; i++) {
 		struct perf_thread *t = &perf->threads[i];
@@ -399,26 +456,30 @@ static void end_threads(struct perf *perf)
 		;
 }
 
+int perf_threads_start(struct perf *perf)
+{
+	atomic_store(&perf->stop, false);
+	for (uint32_t i = 0; i < perf->nthreads; i++) {
+		int rc = start_thread(perf, i);
+
+		if (rc) {
+			perf_stop(perf);
+			perf_threads_end(perf);
+			return rc;
+		}
+	}
+	return 0;
+}
+
 int perf_start(struct perf *perf, enum perf_phase phase)
 {
-	int rc;
-
 	for (uint32_t i = 0; i < perf->config.queues; i++) {
 		/* What one queue wrote another one reads back. */
 		perf_queue_place(&perf->queues[i],
 				 phase == PERF_READBACK ? (i + 1) % perf->config.queues : i);
 		perf_queue_begin(&perf->queues[i], phase);
 	}
-	atomic_store(&perf->stop, false);
-	for (uint32_t i = 0; i < perf->nthreads; i++) {
-		rc = start_thread(perf, i);
-		if (rc) {
-			perf_stop(perf);
-			end_threads(perf);
-			return rc;
-		}
-	}
-	return 0;
+	return perf_threads_start(perf);
 }
 
 void perf_wake(struct perf *perf)
@@ -438,7 +499,7 @@ int perf_join(struct perf *perf)
 {
 	int rc = 0;
 
-	end_threads(perf);
+	perf_threads_end(perf);
 	for (uint32_t i = 0; i < perf->config.queues; i++) {
 		const struct perf_queue *q = &perf->queues[i];
 

@@ -23,6 +23,7 @@
 
 #include <sched.h>
 #include "svio_nvme.h"
+#include "svio_nvme_migrate.h"
 #include "verify.h"
 
 struct perf;
@@ -50,6 +51,7 @@ struct perf_config {
 	bool verify;
 	bool interrupts;   /* sleep when idle, instead of polling on */
 	uint32_t drain_ms; /* how long requests may take to complete after the stop */
+	struct svio_migrate_area *area; /* where buffers, requests and the book lie, so that they can move; NULL: anywhere */
 	cpu_set_t cpus;	   /* one thread each, as many as there are queues; empty = one thread, anywhere */
 };
 
@@ -62,6 +64,33 @@ void perf_destroy(struct perf *perf);
 
 /* Bytes of DMA memory that perf_create() will allocate. */
 uint64_t perf_memory(const struct perf_config *config);
+
+/* Bytes of an area that holds all that perf_create() will allocate there. */
+uint64_t perf_area_bytes(const struct perf_config *config, const struct svio_nvme_ns *ns);
+
+/* ---- moving (perf_state.c) -------------------------------------------------------------------------- */
+
+/*
+ * In the middle of PERF_RUN: end the threads where they are, requests in flight and all. 0; or -errno, explained: it was about to end
+ * or had failed (perf_thaw() all the same).
+ */
+int perf_freeze(struct perf *perf);
+/* The threads again. */
+int perf_thaw(struct perf *perf);
+/* The frozen engine and its queue pairs, which are held (svio_nvme_quiesce()). */
+int perf_save(struct perf *perf, struct svio_migrate_buf *out);
+/*
+ * The engine out of what was saved, frozen, on queue pairs of this controller; what the area holds belongs to it. Nothing is believed.
+ * Then perf_replay(), perf_thaw().
+ */
+int perf_load(struct svio_migrate_area *area, struct svio_device *dev, struct svio_nvme *nvme, const struct svio_nvme_ns *ns,
+	      struct svio_migrate_in *in, struct perf **perfp);
+void perf_replay(struct perf *perf);
+const struct perf_config *perf_get_config(const struct perf *perf);
+/* As perf_destroy(), for one that was loaded and shall not run: what lies in the area is not touched. NULL is fine. */
+void perf_forget(struct perf *perf);
+
+/* ---- controllers ------------------------------------------------------------------------------------- */
 
 /*
  * Create the queue pairs. On a second controller, same_medium says that its namespace holds what the first one's did: the book

@@ -121,6 +121,7 @@ enum long_key {
 	KEY_WAIT_REPLUG,
 	KEY_REPLUG_TIMEOUT,
 	KEY_BIND,
+	KEY_MIGRATABLE,
 };
 
 static const struct argp_option options[] = {
@@ -162,6 +163,8 @@ static const struct argp_option options[] = {
 	  4 },
 	{ "replug-timeout", KEY_REPLUG_TIMEOUT, "S", 0, "Wait at most S seconds (60)", 4 },
 	{ "bind", KEY_BIND, NULL, 0, "Bind the device that appears to vfio-pci", 4 },
+	{ "migratable", KEY_MIGRATABLE, "PATH", OPTION_ARG_OPTIONAL,
+	  "Be ready to move to another process and controller while at work: svio migrate. Control socket at PATH", 4 },
 	{ NULL, 0, NULL, 0, "Fault injection, for tests:", 5 },
 	{ "disturb", KEY_DISTURB, "KIND:N", 0,
 	  "N times over the run: 'decode' switches memory decoding off and on, 'reset' resets the "
@@ -182,6 +185,8 @@ static void check(const struct argp_state *state, const struct perf_args *args)
 		argp_error(state, "--bs %u: no multiple of 512", c->bs);
 	if (c->offset % 4)
 		argp_error(state, "--offset %u: no multiple of 4", c->offset);
+	if (args->migratable && args->disturbs)
+		argp_error(state, "--migratable and --disturb: one at a time");
 	if (args->bind && !args->wait_replug)
 		argp_error(state,
 			   "--bind is about --wait-replug; bind this device with: svio bind %s",
@@ -286,6 +291,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_BIND:
 		args->bind = true;
+		return 0;
+	case KEY_MIGRATABLE:
+		args->migratable = true;
+		args->control = arg;
 		return 0;
 	case ARGP_KEY_ARG:
 		if (state->arg_num > 0)

@@ -25,6 +25,8 @@ struct perf_args {
 	bool wait_replug, bind;
 	const char *replug_name; /* NULL: the same name */
 	uint32_t replug_timeout; /* seconds */
+	bool migratable;
+	const char *control; /* its socket; NULL: named after the process */
 };
 
 /* As cli_parse(): does not return on --help or wrong usage. */

@@ -79,7 +79,8 @@ struct perf_thread {
 };
 
 struct perf {
-	_Alignas(SVIO_CACHELINE) _Atomic bool stop; /* read-mostly */
+	_Alignas(SVIO_CACHELINE) _Atomic bool stop; /* read-mostly, as is this: */
+	_Atomic bool frozen; /* end at once, with requests in flight */
 	_Alignas(SVIO_CACHELINE) struct perf_config config;
 	struct svio_nvme_ns ns;
 	struct svio_device *dev; /* while attached */
@@ -94,6 +95,15 @@ struct perf {
 	sem_t ended; /* posted by every thread that ends */
 };
 
+/* ---- perf.c: for perf_state.c ------------------------------------------------------------------------ */
+
+uint64_t perf_buffer_stride(const struct perf_config *c);
+int perf_check_config(const struct perf_config *c, const struct svio_nvme_ns *ns, uint64_t *slots);
+/* Engine and queues, zeroed, without what may lie in an area; threads described. */
+int perf_new(const struct perf_config *config, const struct svio_nvme_ns *ns, uint64_t slots, struct perf **perfp);
+int perf_threads_start(struct perf *perf);
+void perf_threads_end(struct perf *perf);
+
 /* ---- perf_queue.c ---------------------------------------------------------------------------------- */
 
 /* Make the queue ready for a phase: everything idle, all requests parked. */
@@ -102,5 +112,7 @@ void perf_queue_begin(struct perf_queue *q, enum perf_phase phase);
 void perf_queue_place(struct perf_queue *q, uint32_t part);
 /* One look at the queue, as a poller: the completions found; -ESHUTDOWN when it has ended. */
 int perf_queue_poll(void *ctx);
+/* Every request's callback; ctx is the request's address plus its tag. */
+void perf_completed(void *ctx, int status);
 
 #endif

@@ -106,8 +106,6 @@ static inline bool choose(struct perf_queue *q, struct perf_req *req)
 
 /* ---- submitting ------------------------------------------------------------------------------------ */
 
-static void complete(void *ctx, int status);
-
 static void submit_failed(struct perf_queue *q, struct perf_req *req, int rc)
 {
 	req->in_flight = false;
@@ -152,10 +150,10 @@ static inline void next(struct perf_queue *q, struct perf_req *req, uint64_t now
 	ctx = (char *)req + req->tag;
 	if (req->op == PERF_OP_READ)
 		rc = svio_nvme_read(q->qp, &q->ns, req->buf, req->lba, q->nlb, SVIO_NVME_MORE,
-				    complete, ctx);
+				    perf_completed, ctx);
 	else
 		rc = svio_nvme_write(q->qp, &q->ns, req->buf, req->lba, q->nlb, SVIO_NVME_MORE,
-				     complete, ctx);
+				     perf_completed, ctx);
 	if (svio_likely(rc == 0)) {
 		q->inflight++;
 		COUNT(q->submitted);
@@ -222,7 +220,7 @@ static void count_error(struct perf_queue *q, int status)
 	last->count++;
 }
 
-static void complete(void *ctx, int status)
+void perf_completed(void *ctx, int status)
 {
 	uint8_t tag = (uintptr_t)ctx & PERF_TAG_MASK;
 	struct perf_req *req = (void *)((char *)ctx - tag);
@@ -288,9 +286,13 @@ static int look_for_end(struct perf_queue *q)
 int perf_queue_poll(void *ctx)
 {
 	struct perf_queue *q = ctx;
-	uint32_t found = svio_nvme_poll(q->qp, q->batch);
-	bool submitted = found > 0;
+	uint32_t found;
+	bool submitted;
 
+	if (svio_unlikely(atomic_load_explicit(&q->perf->frozen, memory_order_relaxed)))
+		return -ESHUTDOWN;
+	found = svio_nvme_poll(q->qp, q->batch);
+	submitted = found > 0;
 	if (svio_unlikely(q->parked_count)) {
 		unpark(q);
 		submitted = true;

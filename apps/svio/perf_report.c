@@ -32,7 +32,7 @@ char *perf_second_text(const struct perf_second *s, uint32_t bs, char *buf, size
 /* Failures that the options asked for: the device was taken away on purpose. */
 static bool expected_status(const struct perf_outcome *o, int status)
 {
-	return (status == -ECANCELED && (o->args->disturbs || o->replugs)) ||
+	return (status == -ECANCELED && (o->args->disturbs || o->replugs || o->moves)) ||
 	       (status == -ENODEV && o->replugs);
 }
 
@@ -151,6 +151,9 @@ int perf_report_text(const struct perf_outcome *o)
 		       " devices gone, %" PRIu32 " found again\n",
 		       o->stats.revocations, o->faults, o->stats.resets, o->stats.requeued,
 		       o->lost_devices, o->replugs);
+	if (o->moves)
+		printf("  moved: %" PRIu32 " times from process to process; %" PRIu64 " requests submitted again\n", o->moves,
+		       o->stats.requeued);
 	for (uint32_t i = 0; i < o->args->disturbs; i++) {
 		const struct perf_disturb_spec *s = &o->args->disturb[i];
 
@@ -310,6 +313,7 @@ int perf_report_json(const struct perf_outcome *o)
 	cli_json_u64(doc, "faults_absorbed", o->faults);
 	cli_json_u64(doc, "devices_gone", o->lost_devices);
 	cli_json_u64(doc, "replugs", o->replugs);
+	cli_json_u64(doc, "moves", o->moves);
 	json_object_object_add(doc, "disturb", disturb_json(o->args));
 	cli_json_str(doc, "mappings_before", o->mappings_before);
 	cli_json_str(doc, "mappings_after", o->mappings_after);

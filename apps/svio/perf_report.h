@@ -18,6 +18,7 @@ struct perf_outcome {
 	uint64_t faults;	      /* accesses to vanished BARs absorbed */
 	double seconds;		      /* running, without waits for a device */
 	uint32_t lost_devices, replugs;
+	uint32_t moves; /* from process to process */
 	const char *last_device;
 	char *mappings_before, *mappings_after; /* NULL unknown */
 	bool readback_done, interrupted;

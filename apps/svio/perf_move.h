@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* `svio nvme perf` as a process that moves: its part in a migration, and the socket over which it is told to. */
+#ifndef SVIO_PERF_MOVE_H
+#define SVIO_PERF_MOVE_H
+
+#include <stdbool.h>
+#include "control.h"
+
+struct perf_run;
+struct perf_move;
+
+/* Before perf_create(): an area for it (config.area), and a control socket. */
+int perf_move_start(struct perf_run *r, struct perf_move **movep);
+/* Commands that came: carried out here, threads of the engine working on. */
+void perf_move_poll(struct perf_move *move);
+/* It runs elsewhere now. */
+bool perf_move_gone(const struct perf_move *move);
+/* The last word of a process that has moved away. Exit code. */
+int perf_move_report(const struct perf_move *move);
+void perf_move_end(struct perf_move *move); /* NULL is fine */
+
+struct perf_listen {
+	const char *device, *address, *lease, *control;
+	uint64_t max_bytes;
+	uint32_t timeout_ms;
+	bool json, once;
+};
+/* `svio migrate listen`: wait for a run, and be it. Exit code. */
+int perf_move_listen(const struct perf_listen *args);
+
+#endif
