@@ -28,18 +28,56 @@ uint16_t svio__nm_io_check(const struct nm *m, const struct nvme_cmd *cmd, const
 	return 0;
 }
 
+/*
+ * What comes after the present copy: its memory is fetched meanwhile. Blocks lie all over a namespace that no cache holds, the
+ * processor's own prefetching ends at each 4 KiB page, and a copy that begins with a miss waits for nothing but memory.
+ */
+#define LEAD 8u /* lines */
+struct ahead {
+	const uint8_t *p;
+	uint32_t len;
+};
+
+static inline void prefetch_line(struct ahead *a)
+{
+	if (a->len) {
+		__builtin_prefetch(a->p);
+		a->p += SVIO_CACHELINE;
+		a->len -= SVIO_CACHELINE;
+	}
+}
+
+/* Whole lines at a time, each with one of what comes next. */
+static inline void copy_ahead(uint8_t *to, const uint8_t *from, uint32_t len, struct ahead *a)
+{
+	typedef uint64_t line __attribute__((vector_size(16), aligned(1), may_alias));
+
+	for (; len >= SVIO_CACHELINE; len -= SVIO_CACHELINE, to += SVIO_CACHELINE, from += SVIO_CACHELINE) {
+		const line *f = (const line *)(const void *)from;
+		line *t = (line *)(void *)to, v0 = f[0], v1 = f[1], v2 = f[2], v3 = f[3];
+
+		prefetch_line(a);
+		t[0] = v0;
+		t[1] = v1;
+		t[2] = v2;
+		t[3] = v3;
+	}
+	if (len)
+		memcpy(to, from, len);
+}
+
 /* One piece of host memory. False: not shared, or not mapped for that. */
-static inline bool copy(struct svio_vdev *dev, uint64_t iova, uint8_t *store, uint32_t len, bool read)
+static inline bool copy(struct svio_vdev *dev, uint64_t iova, uint8_t *store, uint32_t len, bool read, struct ahead *a)
 {
 	void *host = svio_vdev_dma_ptr(dev, iova, len, read ? SVIO_VDEV_WRITE : SVIO_VDEV_READ);
 
 	if (svio_unlikely(!host))
 		return false;
 	if (read) {
-		memcpy(host, store, len);
+		copy_ahead(host, store, len, a);
 		svio_vdev_dma_mark(dev, iova, len);
 	} else {
-		memcpy(store, host, len);
+		copy_ahead(store, host, len, a);
 	}
 	return true;
 }
@@ -65,7 +103,9 @@ static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, 
 
 			if (prp & (NM_PAGE - 1))
 				return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
-			if (!copy(dev, prp, store, part, read))
+			struct ahead a = { store + part, SVIO_MIN(len - part, NM_PAGE) / SVIO_CACHELINE * SVIO_CACHELINE };
+
+			if (!copy(dev, prp, store, part, read, &a))
 				return GENERAL;
 			store += part;
 			len -= part;
@@ -80,7 +120,7 @@ static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, 
 	return 0;
 }
 
-static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read)
+static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, struct ahead *a)
 {
 	const struct nm_ns *ns;
 	uint64_t off, prp1, prp2;
@@ -99,7 +139,7 @@ static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read)
 		return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
 	if (first > len)
 		first = len;
-	if (!copy(m->dev, prp1, store, first, read))
+	if (!copy(m->dev, prp1, store, first, read, a))
 		return GENERAL;
 	if (first < len) {
 		prp2 = svio_le64_to_cpu(cmd->prp2);
@@ -107,7 +147,7 @@ static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read)
 			status = copy_list(m->dev, prp2, store + first, len - first, read);
 		} else if (prp2 & (NM_PAGE - 1)) {
 			return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
-		} else if (!copy(m->dev, prp2, store + first, len - first, read)) {
+		} else if (!copy(m->dev, prp2, store + first, len - first, read, a)) {
 			return GENERAL;
 		}
 		/* A read that goes on by the general path copies again from the start, which changes nothing; so does a write. */
@@ -122,18 +162,21 @@ static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read)
 	return status;
 }
 
-/* The blocks of a read that will have its turn soon: memory is slower than all else here. */
-static inline void prefetch(const struct nm *m, const struct nvme_cmd *cmd)
+/* The blocks of a command that will have its turn soon, up to a page of them. A hint: the host may still change the command. */
+static inline struct ahead blocks_of(const struct nm *m, const struct nvme_cmd *cmd)
 {
-	uint32_t nsid = svio_le32_to_cpu(cmd->nsid);
+	uint32_t nsid = svio_le32_to_cpu(cmd->nsid), nlb = (svio_le32_to_cpu(cmd->cdw12) & 0xffff) + 1;
 	uint64_t lba = svio_le32_to_cpu(cmd->cdw10) | (uint64_t)svio_le32_to_cpu(cmd->cdw11) << 32;
-	const uint8_t *p;
+	const struct nm_ns *ns;
+	uint64_t len;
 
-	if (cmd->opcode != NVME_IO_READ || nsid - 1 >= m->nns || lba >= m->ns[nsid - 1].blocks || !m->ns[nsid - 1].store.mem)
-		return;
-	p = m->ns[nsid - 1].store.mem + (lba << m->ns[nsid - 1].lba_shift);
-	for (unsigned int i = 0; i < 512; i += SVIO_CACHELINE)
-		__builtin_prefetch(p + i);
+	if (cmd->opcode != NVME_IO_READ || nsid - 1 >= m->nns)
+		return (struct ahead){ NULL, 0 };
+	ns = &m->ns[nsid - 1];
+	if (!ns->store.mem || lba >= ns->blocks || nlb > ns->blocks - lba)
+		return (struct ahead){ NULL, 0 };
+	len = (uint64_t)nlb << ns->lba_shift;
+	return (struct ahead){ ns->store.mem + (lba << ns->lba_shift), (uint32_t)SVIO_MIN(len, (uint64_t)NM_PAGE) };
 }
 
 /* Post a completion into a ring that we have a pointer to, and in which there is room. */
@@ -184,7 +227,7 @@ unsigned int svio__nm_sq_poll(struct nm *m, struct nm_sq *sq)
 		cq->ring = svio_vdev_dma_ptr(m->dev, cq->iova, (uint64_t)cq->size * sizeof(struct nvme_cqe), SVIO_VDEV_WRITE);
 	first_cqe = cq->tail;
 	while (sq->head != tail && done < NM_BATCH) {
-		uint32_t ahead = sq->head + 3;
+		struct ahead a = { NULL, 0 };
 		struct nvme_cmd cmd;
 		struct nm_req *r;
 		uint16_t status = GENERAL;
@@ -202,17 +245,21 @@ unsigned int svio__nm_sq_poll(struct nm *m, struct nm_sq *sq)
 			done++;
 			continue;
 		}
-		/* Look three commands ahead, where the host has stored them already. */
-		if (ahead < sq->size && (tail > sq->head ? ahead < tail : true))
-			prefetch(m, &sq->ring[ahead]);
 		cmd = sq->ring[sq->head]; /* once: the host may change it under us */
 		__asm__ volatile("" ::: "memory");
+		if (!done) { /* nobody has fetched the first one's blocks: a little lead, and the rest as it goes */
+			a = blocks_of(m, &cmd);
+			for (unsigned int i = 0; i < LEAD; i++)
+				prefetch_line(&a);
+		}
 		sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
+		if (sq->head != tail)
+			a = blocks_of(m, &sq->ring[sq->head]);
 		if (svio_likely(!m->nfaults)) {
 			if (cmd.opcode == NVME_IO_READ)
-				status = rw(m, &cmd, true);
+				status = rw(m, &cmd, true, &a);
 			else if (cmd.opcode == NVME_IO_WRITE)
-				status = rw(m, &cmd, false);
+				status = rw(m, &cmd, false, &a);
 		}
 		if (svio_likely(status != GENERAL)) {
 			post(cq, sq, svio_le16_to_cpu(cmd.cid), status, 0);
