@@ -16,6 +16,8 @@ struct svio_edu {
 	uint64_t dma_mask;
 	int irq_fd; /* -1: polled */
 	uint32_t irq_index;
+	struct svio_ioas_log log;
+	uint8_t *_Atomic dirty; /* where to mark what the device wrote, or NULL */
 };
 
 /* ---- registers: 4 bytes below EDU_REG_WIDE, 8 bytes for the DMA engine --------------------------------- */
@@ -109,6 +111,13 @@ static int irq_open(struct svio_edu *edu)
 	return err;
 }
 
+static void log_set(void *ctx, uint8_t *table)
+{
+	struct svio_edu *edu = ctx;
+
+	atomic_store_explicit(&edu->dirty, table, memory_order_release);
+}
+
 int svio_edu_open(struct svio_device *dev, struct svio_ioas *ioas, uint32_t flags, struct svio_edu **edup)
 {
 	struct svio_edu *edu = calloc(1, sizeof(*edu));
@@ -130,11 +139,14 @@ int svio_edu_open(struct svio_device *dev, struct svio_ioas *ioas, uint32_t flag
 				svio_device_name(dev), rd(edu, EDU_REG_ID));
 		goto fail;
 	}
+	edu->log = (struct svio_ioas_log){ .dev = dev, .set = log_set, .ctx = edu };
+	svio_ioas_log_add(ioas, &edu->log);
 	err = svio_device_set_master(dev, true);
 	if (!err && flags & SVIO_EDU_INTERRUPT)
 		err = irq_open(edu);
 	if (err) {
 		svio_device_set_master(dev, false);
+		svio_ioas_log_remove(ioas, &edu->log);
 		goto fail;
 	}
 	*edup = edu;
@@ -154,6 +166,7 @@ void svio_edu_close(struct svio_edu *edu)
 		close(edu->irq_fd);
 	}
 	svio_device_set_master(edu->dev, false);
+	svio_ioas_log_remove(edu->ioas, &edu->log);
 	svio_bar_unmap(edu->bar);
 	free(edu);
 }
@@ -212,7 +225,12 @@ int svio_edu_copy_in(struct svio_edu *edu, uint32_t off, const void *ptr, uint32
 int svio_edu_copy_out(struct svio_edu *edu, void *ptr, uint32_t off, uint32_t len)
 {
 	int err = dma(edu, ptr, off, len, true);
+	uint8_t *dirty;
 
 	svio_dma_rmb();
+	/* Also when it failed: a part may have been written. Looked at behind the wait, so that tracking that began meanwhile counts. */
+	dirty = atomic_load_explicit(&edu->dirty, memory_order_acquire);
+	if (dirty && len)
+		svio_dirty_mark(dirty, ptr, len);
 	return err;
 }

@@ -213,12 +213,14 @@ static void teardown(struct svio_nvme *nvme, bool stopped)
 	/* Our memory goes back to others now: an enabled controller must not reach it. */
 	if (!stopped && nvme->epoch > nvme->dead_epoch && svio_device_set_master(nvme->dev, false))
 		svio_log_warn("%s: could not turn bus mastering off: %s", nvme->name, svio_last_error());
+	nvme_log_close(nvme);
 	nvme_irq_release(nvme);
 	svio_bar_unmap(nvme->dbs);
 	svio_bar_unmap(nvme->regs);
 	svio_mem_free(nvme->dma);
 	pthread_mutex_destroy(&nvme->lock);
 	pthread_mutex_destroy(&nvme->identify_lock);
+	pthread_mutex_destroy(&nvme->log_lock);
 	free(nvme);
 }
 
@@ -243,6 +245,7 @@ int svio_nvme_open(struct svio_device *dev, struct svio_ioas *ioas, const struct
 	set_opts(nvme, opts);
 	pthread_mutex_init(&nvme->lock, NULL);
 	pthread_mutex_init(&nvme->identify_lock, NULL);
+	pthread_mutex_init(&nvme->log_lock, NULL);
 	atomic_init(&nvme->alarm, 1);
 	atomic_init(&nvme->state, NVME_SUSPENDED);
 	nvme->slot = -1;
@@ -264,6 +267,7 @@ int svio_nvme_open(struct svio_device *dev, struct svio_ioas *ioas, const struct
 	};
 	svio_device_hook_add(dev, &nvme->hook);
 	nvme->hooked = true;
+	nvme_log_open(nvme);
 	nvme->step = NVME_STEP_ACCESS;
 	r = bring_up(nvme);
 	if (r) {

@@ -564,6 +564,8 @@ void nvme_complete(struct svio_nvme_qp *qp, uint32_t cid, int status)
 {
 	struct nvme_req *req = &qp->reqs[cid];
 
+	if (svio_unlikely(nvme_cid_limit(qp) != qp->nreq))
+		nvme_mark(qp, req);
 	req->op = NVME_REQ_FREE;
 	if (qp->closed)
 		qp->left--;
@@ -579,15 +581,6 @@ static __attribute__((noinline, cold)) int error_of(const struct nvme_req *req, 
 	    status == SVIO_NVME_SC(NVME_SCT_GENERIC, NVME_SC_ABORT_REQUESTED))
 		return -ETIMEDOUT;
 	return (int)status;
-}
-
-static __attribute__((noinline, cold)) void bad_completion(struct svio_nvme_qp *qp, uint64_t w)
-{
-	nvme_qp_fault(
-		qp,
-		"queue %u: completion of command %u of queue %u at head %u, which is not under way",
-		qp->qid, (uint32_t)(w >> 32) & 0xffff, (uint32_t)(w >> 16) & 0xffff,
-		(uint32_t)w & 0xffff);
 }
 
 static inline __attribute__((always_inline)) uint16_t cqe_half(const svio_le16 *field)
@@ -607,6 +600,18 @@ static inline __attribute__((always_inline)) uint64_t cqe_word(const struct nvme
 	/* SQHD, SQID, CID, status: one load, so that they belong together. */
 	return le64toh(
 		__atomic_load_n((const uint64_t *)(const void *)&cqe->sqhd, __ATOMIC_RELAXED));
+}
+
+static __attribute__((noinline, cold)) void bad_completion(struct svio_nvme_qp *qp,
+							   const struct nvme_cqe *cqe)
+{
+	uint64_t w = cqe_word(cqe);
+
+	nvme_qp_fault(
+		qp,
+		"queue %u: completion of command %u of queue %u at head %u, which is not under way",
+		qp->qid, (uint32_t)(w >> 32) & 0xffff, (uint32_t)(w >> 16) & 0xffff,
+		(uint32_t)w & 0xffff);
 }
 
 /* The status of a new entry that is not a plain success. */
@@ -645,14 +650,18 @@ static inline __attribute__((always_inline)) uint32_t reap(struct svio_nvme_qp *
 		cid = cqe_half(&cqe->cid);
 		/*
 		 * What the device says is looked at before it is used: its queue and head in one
-		 * compare, then the id.
+		 * compare, then the id. While reads are tracked no id passes: the test that is made
+		 * anyway tells, so that tracking costs nothing when it is off.
 		 */
-		if (svio_unlikely(cqe_sq(cqe) - qp->sqid_bits >= qp->entries) ||
-		    svio_unlikely(cid >= qp->nreq))
+		if (svio_unlikely(cqe_sq(cqe) - qp->sqid_bits >= qp->entries))
 			goto bad;
+		if (svio_unlikely(cid >= nvme_cid_limit(qp)))
+			goto odd;
 		req = &qp->reqs[cid];
+		OPAQUE(req);
 		if (svio_unlikely(req->op == NVME_REQ_FREE))
 			goto bad;
+done:
 		req->op = NVME_REQ_FREE;
 		nvme_free_ids(qp)[--qp->free_idx] = (uint16_t)cid;
 		if (svio_unlikely(++cqe == qp->cq_end)) {
@@ -661,9 +670,27 @@ static inline __attribute__((always_inline)) uint32_t reap(struct svio_nvme_qp *
 		}
 		req->cb(req->ctx, status);
 		continue;
+odd:
+		if (svio_unlikely(cid >= qp->nreq))
+			goto bad;
+		req = &qp->reqs[cid];
+		OPAQUE(req);
+		if (svio_likely(req->op == NVME_REQ_READ)) {
+			svio_dirty_mark(qp->dirty, req->buf, req->nlb * req->lba_size);
+			goto done;
+		}
+		in_order_here(); /* look again, rather than hold it in a register for the rarer case */
+		if (req->op == NVME_REQ_FREE)
+			goto bad;
+		if (svio_unlikely(++cqe == qp->cq_end)) {
+			cqe = qp->cq;
+			good ^= 1;
+		}
+		nvme_complete(qp, cid, status);
+		continue;
 bad:
 		if (!dead)
-			bad_completion(qp, cqe_word(cqe));
+			bad_completion(qp, cqe);
 		break;
 	} while (--left);
 	max -= left;

@@ -140,12 +140,16 @@ struct svio_nvme {
 	bool identified;
 	uint32_t granted; /* I/O queue pairs */
 	uint32_t aers, aborts_out, aer_count;
-	struct svio_nvme_qp *qps;
+	struct svio_nvme_qp *qps; /* changed with log_lock too */
 	uint64_t qid_used[SVIO_BITMAP_WORDS(NVME_MAX_QID + 1)];
 	int *irq_fds; /* one per vector, or NULL while no queue uses interrupts */
 	uint32_t irq_count;
 	struct svio_device_hook hook;
 	bool hooked, opened;
+
+	struct svio_ioas_log log;
+	pthread_mutex_t log_lock; /* under the ioas's lock; nothing is taken with it */
+	uint8_t *dirty;		  /* NULL: not tracked */
 };
 
 enum { /* pages of nvme->dma */
@@ -230,7 +234,7 @@ struct svio_nvme_qp {
 	const struct nvme_cqe *cq, *cq_end;
 	volatile uint32_t *cq_db;
 	uint32_t sqid_bits; /* qid << 16, as in the third dword of a completion */
-	uint32_t nreq;
+	uint32_t cid_limit; /* nreq, or 0 while what is read is tracked: then no completion is plain */
 	uint32_t entries; /* of each ring, a power of two */
 	uint32_t cq_rung; /* completion head last told */
 
@@ -252,6 +256,7 @@ struct svio_nvme_qp {
 	uint64_t lists_iova;
 	uint32_t max_transfer, page_size;
 	uint32_t list_shift;
+	uint32_t nreq;
 	/*
 	 * Doorbell Buffer Config: shadow and EventIdx of both doorbells, NULL when not used.
 	 * Doorbells that cannot be mapped (sq_db, cq_db NULL) take the same way; without Doorbell
@@ -262,6 +267,7 @@ struct svio_nvme_qp {
 
 	/* Seldom. */
 	_Alignas(SVIO_CACHELINE) const volatile uint32_t *cq_eventidx;
+	uint8_t *dirty; /* where to mark, once tracking has ever begun */
 	struct svio_nvme *nvme;
 	struct svio_nvme_qp *next;
 	enum nvme_qp_state state;
@@ -405,6 +411,31 @@ uint32_t nvme_reap_dead(struct svio_nvme_qp *qp, uint32_t max);
 bool nvme_cqe_ready(const struct svio_nvme_qp *qp);
 void nvme_complete(struct svio_nvme_qp *qp, uint32_t cid, int status);
 int nvme_rebuild(struct svio_nvme_qp *qp, uint32_t cid, struct nvme_cmd *sqe);
+
+/* dirty.c */
+void nvme_log_open(struct svio_nvme *nvme);
+void nvme_log_close(struct svio_nvme *nvme);
+void nvme_qp_link(struct svio_nvme_qp *qp); /* these two: nvme->lock held */
+void nvme_qp_unlink(struct svio_nvme_qp *qp);
+/* The device has written, or may have, what the request reads. */
+void nvme_mark_scattered(const struct svio_nvme_qp *qp, const struct nvme_req *req);
+static inline __attribute__((always_inline)) void nvme_mark(const struct svio_nvme_qp *qp,
+							    const struct nvme_req *req)
+{
+	if (svio_likely(req->op == NVME_REQ_READ))
+		svio_dirty_mark(qp->dirty, req->buf, (size_t)req->nlb * req->lba_size);
+	else if (req->op == NVME_REQ_READV)
+		nvme_mark_scattered(qp, req);
+}
+/* Written by whoever starts tracking, read with every completion. */
+static inline __attribute__((always_inline)) uint32_t nvme_cid_limit(const struct svio_nvme_qp *qp)
+{
+#ifdef __SANITIZE_THREAD__
+	return __atomic_load_n(&qp->cid_limit, __ATOMIC_RELAXED);
+#else
+	return qp->cid_limit; /* as an operand of the compare, which GCC does not make of an atomic load */
+#endif
+}
 
 /* recover.c */
 uint32_t nvme_poll_slow(struct svio_nvme_qp *qp, uint32_t max);

@@ -78,6 +78,7 @@ static struct svio_nvme_qp *alloc_qp(uint32_t nreq)
 	qp = (void *)((uint8_t *)block + ids);
 	qp->block = block;
 	qp->nreq = nreq;
+	qp->cid_limit = nreq;
 	for (uint32_t i = 0; i < nreq; i++) {
 		qp->reqs[i].op = NVME_REQ_FREE;
 		nvme_free_ids(qp)[-(int64_t)nreq + i] = (uint16_t)i;
@@ -245,11 +246,7 @@ void svio_nvme_qp_destroy(struct svio_nvme_qp *qp)
 	while (qp->state != NVME_QP_DEAD)
 		nvme_qp_end(qp, 0, -ECANCELED);
 	pthread_mutex_lock(&nvme->lock);
-	for (struct svio_nvme_qp **p = &nvme->qps; *p; p = &(*p)->next)
-		if (*p == qp) {
-			*p = qp->next;
-			break;
-		}
+	nvme_qp_unlink(qp);
 	pthread_mutex_unlock(&nvme->lock);
 	release(qp);
 }
@@ -271,9 +268,7 @@ static int create(struct svio_nvme_qp *qp)
 		nvme_qp_step(qp);
 		live = qp->state == NVME_QP_LIVE;
 		if (live) {
-			qp->next = nvme->qps;
-			nvme->qps = qp;
-			qp->in_list = true;
+			nvme_qp_link(qp);
 		}
 		state = nvme_get_state(nvme);
 		pthread_mutex_unlock(&nvme->lock);

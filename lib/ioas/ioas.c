@@ -334,6 +334,24 @@ int svio_ioas_destroy(struct svio_ioas *ioas)
 	return 0;
 }
 
+void *svio_ioas_va(struct svio_ioas *ioas, uint64_t iova, uint64_t len)
+{
+	void *ptr = NULL;
+	size_t at;
+
+	pthread_mutex_lock(&ioas->lock);
+	at = svio__ioas_index_find_iova(&ioas->by_iova, iova);
+	if (at < ioas->by_iova.n) {
+		const struct ioas_mapping *m = ioas->by_iova.v[at];
+		uint64_t off = iova - m->iova;
+
+		if (iova >= m->iova && off < ioas_len(m) && len <= ioas_len(m) - off)
+			ptr = (void *)(uintptr_t)(ioas_va(m) + off);
+	}
+	pthread_mutex_unlock(&ioas->lock);
+	return ptr;
+}
+
 void svio_ioas_get_stats(struct svio_ioas *ioas, struct svio_ioas_stats *stats)
 {
 	*stats = (struct svio_ioas_stats){ .entries_left = UINT64_MAX, .identity = true };

@@ -208,6 +208,12 @@ struct svio_ioas_watch {
 void svio_ioas_watch_add(struct svio_ioas *ioas, struct svio_ioas_watch *watch);
 void svio_ioas_watch_remove(struct svio_ioas *ioas, struct svio_ioas_watch *watch); /* calls nothing */
 
+/*
+ * The opposite: where IOVA [iova, iova + len) lies in this process, or NULL when it is not wholly in one mapping. Takes the lock: not for
+ * hot paths.
+ */
+void *svio_ioas_va(struct svio_ioas *ioas, uint64_t iova, uint64_t len);
+
 struct svio_ioas_stats {
 	uint64_t mapped_bytes, mappings, devices, domains;
 	uint64_t entries_left;	/* of the scarcest domain; UINT64_MAX when unlimited */

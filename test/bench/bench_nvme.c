@@ -94,11 +94,13 @@ static uint64_t row_empty(uint64_t count)
 static const struct {
 	const char *name;
 	uint64_t (*fn)(uint64_t count);
-	bool shadow;
+	bool shadow, tracked; /* with dirty tracking on */
 } rows[] = {
-	{ "single", row_single, false }, { "list", row_single_list, false },
-	{ "batch", row_batch, false },	 { "empty", row_empty, false },
-	{ "shadow", row_single, true },	 { "shadow-batch", row_batch, true },
+	{ "single", row_single, false, false },	  { "list", row_single_list, false, false },
+	{ "batch", row_batch, false, false },	  { "empty", row_empty, false, false },
+	{ "shadow", row_single, true, false },	  { "shadow-batch", row_batch, true, false },
+	{ "tracked", row_single, false, true },	  { "tracked-batch", row_batch, false, true },
+	{ "tracked-empty", row_empty, false, true },
 };
 
 int main(int argc, char **argv)
@@ -111,7 +113,7 @@ int main(int argc, char **argv)
 		;
 	if (argc != 3 || i == SVIO_ARRAY_SIZE(rows) || count == 0 || count % BATCH) {
 		fprintf(stderr,
-			"usage: bench_nvme single|list|batch|empty|shadow|shadow-batch COUNT\n"
+			"usage: bench_nvme single|list|batch|empty|shadow|shadow-batch|tracked|tracked-batch|tracked-empty COUNT\n"
 			"COUNT is a multiple of %u; see test/bench/run\n",
 			BATCH);
 		return 2;
@@ -125,6 +127,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	mem = fake_alloc(1 << 20);
+	if (rows[i].tracked)
+		fake_log->set(fake_log->ctx, fake_dirty_table());
 	fake_idle = true; /* a tick of the driver is counted, what it would cause here is not */
 	printf("calls %llu\n", (unsigned long long)rows[i].fn(count));
 	fake_idle = false;

@@ -108,6 +108,39 @@ uint64_t svio_ioas_lookup(const struct svio_ioas *ioas, uint64_t va, uint64_t le
 	return SVIO_IOVA_BAD;
 }
 
+void *svio_ioas_va(struct svio_ioas *ioas, uint64_t iova, uint64_t len)
+{
+	uint64_t off = iova - FAKE_DELTA - (uint64_t)(uintptr_t)arena;
+
+	(void)ioas;
+	return off < FAKE_ARENA && len <= FAKE_ARENA - off ? arena + off : NULL;
+}
+
+struct svio_ioas_log *fake_log;
+
+void svio_ioas_log_add(struct svio_ioas *ioas, struct svio_ioas_log *log)
+{
+	(void)ioas;
+	fake_log = log;
+}
+
+void svio_ioas_log_remove(struct svio_ioas *ioas, struct svio_ioas_log *log)
+{
+	(void)ioas;
+	if (fake_log == log)
+		fake_log = NULL;
+}
+
+uint8_t *fake_dirty_table(void)
+{
+	static uint8_t marks[FAKE_ARENA >> SVIO_DIRTY_SHIFT];
+
+	arena_init();
+	memset(marks, 0, sizeof(marks));
+	/* Indexed by the page of the address; valgrind has no room for one that covers all of them. */
+	return (uint8_t *)((uintptr_t)marks - ((uintptr_t)arena >> SVIO_DIRTY_SHIFT));
+}
+
 void *fake_alloc(size_t len)
 {
 	return svio_mem_alloc(len, 4096, -1);

@@ -18,6 +18,10 @@
 #include "nvme_spec.h"
 #include "svio_nvme.h"
 
+/* The driver's log for dirty tracking, or NULL; and a table for it, which covers memory of svio_mem_alloc() and nothing else. */
+extern struct svio_ioas_log *fake_log;
+uint8_t *fake_dirty_table(void); /* zeroed; the same each time */
+
 #define FAKE_DELTA    UINT64_C(0x10000000000)
 #define FAKE_BLOCKS   4096u
 #define FAKE_LBA      512u
