@@ -101,6 +101,7 @@ perf qd32-1M $a $v --min-ios 100 --qd 32 --bs 1M --queues 1 --offset 4092 --rang
 perf qd256-512 $a $v --qd 256 --bs 512 --queues 3 --offset 4 --batch 16
 perf qd256-4k $a $v --qd 256 --bs 4k --queues 4 --offset 2048 --range 0:65536
 perf qd256-64k $a $v --qd 256 --bs 64k --queues 1 --offset 12
+perf qd256-1M $a $v --min-ios 300 --qd 256 --bs 1M --queues 1 --offset 4092
 perf tight $a $v --qd 64 --bs 4k --queues 2 --range 800:160
 perf interrupt $a $v --qd 4 --bs 4k --queues 2 --interrupt
 perf write $a --rw write --verify --time 1 --min-ios 64 --qd 32 --bs 64k --range 200000:8192
@@ -128,6 +129,7 @@ judge qd32-1M 0 "${clean[@]}" "${proved[@]}" "${mixed[@]}"
 judge qd256-512 0 "${clean[@]}" "${proved[@]}" "${mixed[@]}"
 judge qd256-4k 0 "${clean[@]}" "${proved[@]}" "${mixed[@]}"
 judge qd256-64k 0 "${clean[@]}" "${proved[@]}" "${mixed[@]}"
+judge qd256-1M 0 "${clean[@]}" "${proved[@]}" "${mixed[@]}" 'bs == 1048576'
 # 20 places for 128 requests: every place is contended.
 judge tight 0 "${clean[@]}" "${proved[@]}" "${mixed[@]}" 'verify["places_written"] == 20'
 judge interrupt 0 "${clean[@]}" "${proved[@]}" "${mixed[@]}"
