@@ -164,6 +164,7 @@ static void ctrl_reset(struct nm *m, bool all)
 	m->feat_misc[NVME_FEAT_TEMPERATURE] = 343;
 	m->cc = 0;
 	m->csts = 0;
+	m->shutdown_ticket = 0;
 	m->intmask = 0;
 	if (all) {
 		m->aqa = 0;
@@ -187,6 +188,18 @@ static void ctrl_enable(struct nm *m)
 	m->csts |= NVME_CSTS_RDY;
 }
 
+/* Shutdown notification: complete when the files are flushed (§3.1.6). The host asks until it is. */
+static void shutdown_look(struct nm *m)
+{
+	if (!m->shutdown_ticket)
+		return;
+	svio__nm_sync_look(m);
+	if (m->synced < m->shutdown_ticket)
+		return;
+	m->shutdown_ticket = 0;
+	m->csts = (m->csts & ~NVME_CSTS_SHST_MASK) | NVME_CSTS_SHST_DONE;
+}
+
 static void write_cc(struct nm *m, uint32_t v)
 {
 	uint32_t old = m->cc;
@@ -199,9 +212,8 @@ static void write_cc(struct nm *m, uint32_t v)
 			ctrl_reset(m, false);
 	}
 	if (v & NVME_CC_SHN_MASK && !(old & NVME_CC_SHN_MASK)) {
-		for (uint32_t i = 0; i < m->nns; i++)
-			svio__nm_store_flush(&m->ns[i].store);
-		m->csts = (m->csts & ~NVME_CSTS_SHST_MASK) | NVME_CSTS_SHST_DONE;
+		svio__nm_sync_ask(m, UINT32_MAX, &m->shutdown_ticket);
+		m->csts = (m->csts & ~NVME_CSTS_SHST_MASK) | (m->shutdown_ticket ? NVME_CSTS_SHST_BUSY : NVME_CSTS_SHST_DONE);
 	}
 }
 
@@ -281,9 +293,10 @@ static void write32(struct nm *m, uint64_t off, uint32_t v)
 
 static int reg_read(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width, uint64_t *value)
 {
-	const struct nm *m = svio_vdev_priv(dev);
+	struct nm *m = svio_vdev_priv(dev);
 	uint64_t word;
 
+	shutdown_look(m);
 	if (bar != 0 || off >= NVME_REG_DBS) {
 		*value = 0;
 		return 0;
@@ -356,8 +369,12 @@ static int model_quiesce(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint
 {
 	struct nm *m = svio_vdev_priv(dev);
 
-	if (why == SVIO_VDEV_Q_STOP)
+	if (why == SVIO_VDEV_Q_STOP) {
 		m->stopping = true;
+		shutdown_look(m);
+		if (m->shutdown_ticket)
+			return -EAGAIN;
+	}
 	if (why == SVIO_VDEV_Q_RESET || why == SVIO_VDEV_Q_DISCONNECT) {
 		for (uint32_t i = 0; i < NM_REQS; i++)
 			svio__nm_req_drop(m, &m->req[i]);
@@ -659,6 +676,7 @@ static void model_fini(struct svio_vdev *dev)
 {
 	struct nm *m = svio_vdev_priv(dev);
 
+	svio__nm_sync_end(m);
 	for (uint32_t i = 0; i < m->nns; i++)
 		svio__nm_store_close(&m->ns[i].store);
 	for (uint32_t i = 0; m->req && i < NM_REQS; i++)

@@ -7,9 +7,10 @@
  *	nvme_model_req.c	the general path: any client, any command, step by step
  *	nvme_model_admin.c	admin commands
  *	nvme_model_store.c	what namespaces keep their blocks in
+ *	nvme_model_sync.c	a thread that flushes files, so that nothing else waits for a disk
  *	nvme_model_inject.c	faults on request
  *
- * All of it runs in the server's thread. Memory of the host is reached by svio_vdev_dma_ptr() when it is shared (pointers are used
+ * All of it but that thread runs in the server's. Memory of the host is reached by svio_vdev_dma_ptr() when it is shared (pointers are used
  * until poll() returns, or until quiesce() where they are kept), else by svio_vdev_dma_start(). What is read from the host is
  * copied once and then checked: the host may change it at any time.
  */
@@ -34,6 +35,7 @@
 #define NM_REQS		64u /* requests on the general path at once */
 #define NM_AERL		4u
 #define NM_BATCH	32u /* commands of one queue before the next has its turn */
+#define NM_WORK		(64u << 10) /* bytes that take as long as a small command, or ten */
 
 /* Completion status that is not one: the command is still under way, or must take the general path. */
 #define NM_PENDING 0xffffu
@@ -85,6 +87,7 @@ enum nm_step {
 	NM_EXEC,
 	NM_DATA_OUT, /* to the host */
 	NM_STALL,    /* fault injection: not before `due` */
+	NM_SYNC,     /* until the file is flushed: `ticket` */
 	NM_HELD,     /* fault injection, or an asynchronous event request: until something happens */
 	NM_POST,     /* waiting for room in the completion queue */
 	NM_CQE,	     /* the completion is being written */
@@ -107,7 +110,7 @@ struct nm_req {
 	uint16_t status;
 	bool no_irq;
 	bool list_sgl, list_last; /* of the list being read */
-	uint64_t due;
+	uint64_t due, ticket;
 	uint32_t len, moved;  /* bytes of data; of them found in segments, then transferred */
 	uint32_t nsegs, cur;
 	uint64_t list_iova;
@@ -170,6 +173,10 @@ struct nm {
 	uint32_t nfaults;
 
 	uint64_t host_reads, host_writes, sectors_read, sectors_written, errors;
+
+	struct nm_sync *sync; /* NULL until there is something to flush */
+	uint64_t synced, shutdown_ticket;
+	int sync_err[NM_MAX_NS]; /* of flushes that have ended, not yet told to anybody */
 };
 
 /* nvme_model.c */
@@ -214,6 +221,13 @@ void svio__nm_store_close(struct nm_store *st);
 int svio__nm_store_rw(struct nm_store *st, bool write, uint64_t off, void *buf, uint32_t len);
 int svio__nm_store_zero(struct nm_store *st, uint64_t off, uint64_t len, bool discard);
 int svio__nm_store_flush(struct nm_store *st);
+
+/* nvme_model_sync.c */
+/* Flush namespaces (by bit). *ticket 0: done, with that result; else when m->synced has come so far, its errors in m->sync_err. */
+int svio__nm_sync_ask(struct nm *m, uint32_t namespaces, uint64_t *ticket);
+/* Update m->synced and m->sync_err. */
+void svio__nm_sync_look(struct nm *m);
+void svio__nm_sync_end(struct nm *m);
 
 /* nvme_model_inject.c */
 int svio__nm_inject_parse(struct nm *m, const char *text);

@@ -120,7 +120,8 @@ static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, 
 	return 0;
 }
 
-static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, struct ahead *a)
+/* *work: large transfers count as several commands, since they take as long. */
+static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, struct ahead *a, unsigned int *work)
 {
 	const struct nm_ns *ns;
 	uint64_t off, prp1, prp2;
@@ -131,6 +132,8 @@ static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, s
 	if (svio_unlikely(status))
 		return status;
 	if (svio_unlikely(!ns->store.mem || (!read && ns->store.readonly) || cmd->flags))
+		return GENERAL;
+	if (!read && svio_unlikely(svio_le32_to_cpu(cmd->cdw12) & NVME_RW_FUA) && ns->store.is_file)
 		return GENERAL;
 	store = ns->store.mem + off;
 	prp1 = svio_le64_to_cpu(cmd->prp1);
@@ -144,6 +147,7 @@ static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, s
 	if (first < len) {
 		prp2 = svio_le64_to_cpu(cmd->prp2);
 		if (len - first > NM_PAGE) {
+			*work += len / NM_WORK;
 			status = copy_list(m->dev, prp2, store + first, len - first, read);
 		} else if (prp2 & (NM_PAGE - 1)) {
 			return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
@@ -257,9 +261,9 @@ unsigned int svio__nm_sq_poll(struct nm *m, struct nm_sq *sq)
 			a = blocks_of(m, &sq->ring[sq->head]);
 		if (svio_likely(!m->nfaults)) {
 			if (cmd.opcode == NVME_IO_READ)
-				status = rw(m, &cmd, true, &a);
+				status = rw(m, &cmd, true, &a, &done);
 			else if (cmd.opcode == NVME_IO_WRITE)
-				status = rw(m, &cmd, false, &a);
+				status = rw(m, &cmd, false, &a, &done);
 		}
 		if (svio_likely(status != GENERAL)) {
 			post(cq, sq, svio_le16_to_cpu(cmd.cid), status, 0);
@@ -275,7 +279,7 @@ unsigned int svio__nm_sq_poll(struct nm *m, struct nm_sq *sq)
 		r->cmd = cmd;
 		r->step = NM_DECODE;
 		svio__nm_req_run(m, r);
-		done++;
+		done += 1 + r->len / NM_WORK;
 	}
 	if (posted) {
 		if (cq->ring) {

@@ -268,17 +268,25 @@ static struct nm_ns *ns_of(struct nm *m, const struct nvme_cmd *cmd)
 	return nsid - 1 < m->nns ? &m->ns[nsid - 1] : NULL;
 }
 
-static uint16_t flush(struct nm *m, const struct nvme_cmd *cmd)
+/* Namespaces that a command names, by bit. */
+static uint32_t ns_bits(struct nm *m, const struct nvme_cmd *cmd)
 {
-	struct nm_ns *ns = ns_of(m, cmd);
-	int err = 0;
+	const struct nm_ns *ns = ns_of(m, cmd);
 
-	if (svio_le32_to_cpu(cmd->nsid) == NVME_NSID_ALL) {
-		for (uint32_t i = 0; i < m->nns && !err; i++)
-			err = svio__nm_store_flush(&m->ns[i].store);
-		return store_error(err);
-	}
-	return ns ? store_error(svio__nm_store_flush(&ns->store)) : FAIL(NVME_SC_INVALID_NS);
+	if (svio_le32_to_cpu(cmd->nsid) == NVME_NSID_ALL)
+		return UINT32_MAX;
+	return ns ? UINT32_C(1) << (ns - m->ns) : 0;
+}
+
+static uint16_t flush(struct nm *m, struct nm_req *r)
+{
+	uint32_t namespaces = ns_bits(m, &r->cmd);
+	int err;
+
+	if (!namespaces)
+		return FAIL(NVME_SC_INVALID_NS);
+	err = svio__nm_sync_ask(m, namespaces, &r->ticket);
+	return err ? store_error(err) : r->ticket ? NM_PENDING : 0;
 }
 
 static uint16_t deallocate(struct nm *m, struct nm_req *r)
@@ -317,7 +325,7 @@ static uint16_t exec_io(struct nm *m, struct nm_req *r)
 
 	switch (cmd->opcode) {
 	case NVME_IO_FLUSH:
-		return flush(m, cmd);
+		return flush(m, r);
 	case NVME_IO_READ:
 	case NVME_IO_WRITE:
 		status = svio__nm_io_check(m, cmd, &ns, &off, &len);
@@ -333,7 +341,7 @@ static uint16_t exec_io(struct nm *m, struct nm_req *r)
 		status = store_error(svio__nm_store_rw((struct nm_store *)(uintptr_t)&ns->store, cmd->opcode == NVME_IO_WRITE, off,
 						 r->buf, len));
 		if (!status && cmd->opcode == NVME_IO_WRITE && svio_le32_to_cpu(cmd->cdw12) & NVME_RW_FUA)
-			status = store_error(svio__nm_store_flush((struct nm_store *)(uintptr_t)&ns->store));
+			status = flush(m, r);
 		return status;
 	case NVME_IO_COMPARE: {
 		uint8_t *have;
@@ -518,7 +526,9 @@ void svio__nm_req_run(struct nm *m, struct nm_req *r)
 	case NM_EXEC:
 		status = r->sq->id == 0 ? svio__nm_admin_exec(m, r) : exec_io(m, r);
 		if (status == NM_PENDING) {
-			r->step = NM_HELD;
+			r->step = r->ticket ? NM_SYNC : NM_HELD;
+			if (r->ticket)
+				m->parked = true; /* svio__nm_reqs_poll() looks */
 			return;
 		}
 		if (r->step == NM_FREE) /* the command reset what it came from */
@@ -558,6 +568,7 @@ void svio__nm_req_run(struct nm *m, struct nm_req *r)
 			svio__nm_cq_publish(m, cq);
 		return;
 	}
+	case NM_SYNC:
 	case NM_STALL:
 	case NM_HELD:
 	case NM_FREE:
@@ -565,16 +576,38 @@ void svio__nm_req_run(struct nm *m, struct nm_req *r)
 	}
 }
 
+/* A flush that has ended. */
+static uint16_t sync_status(struct nm *m, const struct nm_req *r)
+{
+	uint32_t namespaces = ns_bits(m, &r->cmd);
+	uint16_t status = 0;
+
+	for (uint32_t i = 0; i < m->nns && !status; i++)
+		if (namespaces >> i & 1)
+			status = store_error(m->sync_err[i]);
+	m->errors += status != 0;
+	return status;
+}
+
 unsigned int svio__nm_reqs_poll(struct nm *m)
 {
 	unsigned int done = 0;
 
 	m->parked = false;
+	svio__nm_sync_look(m);
 	for (uint32_t i = 0; i < NM_REQS; i++) {
 		struct nm_req *r = &m->req[i];
 
 		if (r->dma_busy)
 			continue;
+		if (r->step == NM_SYNC) {
+			if (r->ticket > m->synced) {
+				m->parked = true;
+				continue;
+			}
+			r->status = sync_status(m, r);
+			r->step = r->due ? NM_STALL : NM_POST;
+		}
 		if (r->step == NM_STALL) {
 			uint64_t now = svio_now_ns();
 
@@ -594,5 +627,6 @@ unsigned int svio__nm_reqs_poll(struct nm *m)
 			}
 		}
 	}
+	memset(m->sync_err, 0, sizeof(m->sync_err)); /* whoever waited for it was told */
 	return done;
 }

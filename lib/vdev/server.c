@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The loop. Polled mode: every device's poll() every round; sockets are looked at (one epoll_wait)
- * after so many rounds or 100 us, and more often while messages come. Interrupt mode: epoll_wait
+ * after so many rounds, or things done in them, or 100 us, and more often while messages come. Interrupt mode: epoll_wait
  * sleeps. In both, the server sleeps while no device has a client.
  */
 #include <poll.h>
@@ -466,11 +466,13 @@ static bool finished(const struct svio_vdev_server *srv)
 
 int svio_vdev_server_poll(struct svio_vdev_server *srv)
 {
+	uint32_t before = srv->countdown, work = 1 + poll_devices(srv);
 	int n;
 
-	poll_devices(srv);
-	if (--srv->countdown) {
-		if (srv->countdown % 64 || svio_cycles() - srv->last_look < srv->look_cycles)
+	/* Work counts as rounds: a model under load must not put off clients that wait for an answer. */
+	if (work < before) {
+		srv->countdown = before - work;
+		if (before / 64 == srv->countdown / 64 || svio_cycles() - srv->last_look < srv->look_cycles)
 			return 0;
 	}
 	n = look(srv, 0);

@@ -85,10 +85,12 @@ static unsigned int poll(struct svio_vdev *dev)
 	p->polls++;
 	if (p->lazy_pin)
 		svio_vdev_intx_set(dev, v & 1);
+	for (uint64_t end = p->work_ns ? svio_now_ns() + p->work_ns : 0; end && svio_now_ns() < end;)
+		;
 	if (v == p->doorbell_seen)
-		return 0;
+		return p->work;
 	p->doorbell_seen = v;
-	return 1;
+	return 1 + p->work;
 }
 
 static int quiesce(struct svio_vdev *dev, enum svio_vdev_quiesce why, uint64_t iova, uint64_t len)

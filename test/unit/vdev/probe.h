@@ -31,6 +31,8 @@ struct probe {
 	unsigned int precopies, precopies_loaded;
 	bool fail_load;
 	uint64_t watch_iova; /* checked in quiesce() */
+	unsigned int work;   /* poll() says that it has done so much, … */
+	uint64_t work_ns;    /* … and takes so long */
 	bool lazy_pin;	     /* poll() sets the pin's level: that of bit 0 of the doorbell */
 };
 

@@ -251,6 +251,44 @@ static void *runner(void *srv)
 }
 
 /* The real loop, sleeping, in a thread: answers, then stops at once. */
+/* A model that has much to do in every round: requests are seen to after a round or two, not after a thousand. */
+static void test_under_load(void)
+{
+	const struct svio_vdev_server_opts opts = { .size = sizeof(opts), .socket_rounds = 1000 };
+	struct svio_vfu_device_info info = { .argsz = sizeof(info) };
+	struct svio_vdev_server *srv;
+	struct svio_vdev_stats st;
+	struct svio_vdev *dev;
+	struct probe *p;
+	struct tc tc;
+	uint64_t looks;
+	int pair[2];
+	unsigned int polls;
+
+	setup();
+	CU_ASSERT_EQUAL_FATAL(svio_vdev_create("probe", 0, &dev), 0);
+	CU_ASSERT_EQUAL_FATAL(svio_vdev_server_create(&opts, &srv), 0);
+	CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	CU_ASSERT_EQUAL_FATAL(svio_vdev_server_attach(srv, dev, pair[1]), 0);
+	tc_use(&tc, srv, pair[0]);
+	tc.dev = dev;
+	CU_ASSERT_EQUAL(tc_version(&tc, NULL), 0);
+	/* Quiet: it looks as seldom as it ever will, and has just looked. */
+	tc_rounds(&tc, 20000);
+	svio_vdev_get_stats(dev, &st);
+	for (looks = st.socket_checks; looks == st.socket_checks; svio_vdev_get_stats(dev, &st))
+		tc_rounds(&tc, 1);
+	p = svio_vdev_priv(dev);
+	p->work = 64;
+	p->work_ns = 200000;
+	tc_send(&tc, SVIO_VFU_GET_INFO, 0, &info, sizeof(info), NULL, 0);
+	polls = p->polls;
+	while (recv(tc.fd, tc.data, 1, MSG_DONTWAIT | MSG_PEEK) < 0 && p->polls < polls + 1000)
+		tc_rounds(&tc, 1);
+	CU_ASSERT(p->polls - polls <= 3);
+	tc_stop(&tc);
+}
+
 static void test_run(void)
 {
 	for (int interrupt = 0; interrupt < 2; interrupt++) {
@@ -328,6 +366,7 @@ static const struct unit_test tests[] = {
 	{ "reconnect: state kept, or reset as asked", test_reconnect },
 	{ "1,000 clients that vanish leave nothing", test_thousand },
 	{ "two devices in one server", test_two_devices },
+	{ "a model under load does not put off its client", test_under_load },
 	{ "run and stop, polled and by interrupt", test_run },
 	{ NULL, NULL }
 };
