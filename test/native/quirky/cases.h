@@ -15,6 +15,7 @@ bool let_go(const struct qk *k);
 int doorbell_area(struct qk *k, uint64_t *off);
 
 void case_spdk(const char *path, bool split, bool shared);
+void case_fua(const char *path);
 void case_qemu(const char *path, bool shared);
 void case_viommu(const char *path);
 void case_sleep(const char *path);

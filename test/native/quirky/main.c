@@ -17,6 +17,8 @@ int main(int argc, char **argv)
 		case_spdk(argv[2], true, true);
 	else if (strcmp(c, "spdk-messages") == 0)
 		case_spdk(argv[2], true, false);
+	else if (strcmp(c, "fua") == 0)
+		case_fua(argv[2]);
 	else if (strcmp(c, "qemu") == 0)
 		case_qemu(argv[2], true);
 	else if (strcmp(c, "qemu-messages") == 0)
@@ -26,7 +28,7 @@ int main(int argc, char **argv)
 	else if (strcmp(c, "sleep") == 0)
 		case_sleep(argv[2]);
 	else {
-		fprintf(stderr, "usage: quirky spdk|spdk-split|spdk-messages|qemu|qemu-messages|viommu|sleep SOCKET\n");
+		fprintf(stderr, "usage: quirky spdk|spdk-split|spdk-messages|fua|qemu|qemu-messages|viommu|sleep SOCKET\n");
 		return 2;
 	}
 	return qk_failures() != 0;

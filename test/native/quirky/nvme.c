@@ -265,19 +265,16 @@ void qn_delete(struct qn *n, unsigned int index)
 	qk_need(qn_admin(n, &cmd, NULL) == 0, "Delete I/O Completion Queue");
 }
 
-uint16_t qn_shadow(struct qn *n)
+uint16_t qn_shadow(struct qn *n, void *pages, uint64_t iova)
 {
-	struct nvme_cmd cmd = { .opcode = NVME_ADM_DBBUF_CONFIG };
-	uint64_t shadow, eventidx;
-	void *s = qn_alloc(n, QN_PAGE, &shadow), *e = qn_alloc(n, QN_PAGE, &eventidx);
+	struct nvme_cmd cmd = { .opcode = NVME_ADM_DBBUF_CONFIG, .prp1 = svio_cpu_to_le64(iova), .prp2 = svio_cpu_to_le64(iova + QN_PAGE) };
 	uint16_t status;
 
-	cmd.prp1 = svio_cpu_to_le64(shadow);
-	cmd.prp2 = svio_cpu_to_le64(eventidx);
+	memset(pages, 0, 2 * QN_PAGE);
 	status = qn_admin(n, &cmd, NULL);
 	if (!status) {
-		n->shadow = s;
-		n->eventidx = e;
+		n->shadow = pages;
+		n->eventidx = n->shadow + QN_PAGE;
 	}
 	return status;
 }

@@ -56,7 +56,8 @@ void qn_identify(struct qn *n);
 /* vector 0: without interrupts. */
 void qn_create(struct qn *n, unsigned int index, uint32_t sq_entries, uint32_t cq_entries, uint32_t vector);
 void qn_delete(struct qn *n, unsigned int index);
-uint16_t qn_shadow(struct qn *n);
+/* Doorbell Buffer Config with these two pages; status. */
+uint16_t qn_shadow(struct qn *n, void *pages, uint64_t iova);
 
 /* Write an entry; qn_ring() tells of it. */
 void qn_submit(struct qn_queue *q, struct nvme_cmd *cmd);

@@ -15,6 +15,7 @@
 
 #define RAM_IOVA   UINT64_C(0x300000000)
 #define RAM_BYTES  (4u << 20)
+#define DB_PAGES   (2 * QN_PAGE) /* at the end of it: shadow doorbells and event indexes */
 #define SQ_ENTRIES 64u
 #define CQ_ENTRIES 8u
 #define COMMANDS   60u
@@ -127,7 +128,9 @@ static void rounds(struct qn *n, const char *mode, uint64_t iova)
 
 void case_sleep(const char *path)
 {
-	uint64_t bar_off, iova;
+	const uint64_t main_bytes = RAM_BYTES - DB_PAGES;
+	uint64_t bar_off, iova, before;
+	const char *bad = NULL;
 	struct qk k;
 	struct qn n;
 	void *mem;
@@ -138,8 +141,9 @@ void case_sleep(const char *path)
 	qk_need(doorbell_area(&k, &bar_off) < 0, "a server that sleeps offers no doorbells for mapping");
 	qk_config_set(&k, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	fd = ram_fd(RAM_BYTES, F_SEAL_SHRINK, &mem);
-	qk_need(qk_map(&k, RAM_IOVA, RAM_BYTES, 0, QK_MAP_RW, fd) == 0, "memory is mapped");
-	qn_init(&n, &k, mem, RAM_IOVA, RAM_BYTES, -1, 0);
+	qk_need(qk_map(&k, RAM_IOVA, main_bytes, 0, QK_MAP_RW, fd) == 0 &&
+		qk_map(&k, RAM_IOVA + main_bytes, DB_PAGES, main_bytes, QK_MAP_RW, fd) == 0, "memory is mapped");
+	qn_init(&n, &k, mem, RAM_IOVA, main_bytes, -1, 0);
 	qn_alloc(&n, QN_PAGE, &iova);
 	/* The model follows the host's head for INTx too: only with MSI-X is it the sleeping that makes it move its mark. */
 	for (int msix = 1; msix >= 0; msix--) {
@@ -149,10 +153,18 @@ void case_sleep(const char *path)
 		qk_need(qn_enable(&n), "the controller is enabled");
 		qn_identify(&n);
 		qk_need(svio_le16_to_cpu(n.id.oacs) & NVME_OACS_DBBUF, "Doorbell Buffer Config is offered");
-		qk_need(qn_shadow(&n) == 0, "Doorbell Buffer Config");
+		qk_need(qn_shadow(&n, (uint8_t *)mem + main_bytes, RAM_IOVA + main_bytes) == 0, "Doorbell Buffer Config");
 		qn_create(&n, 0, SQ_ENTRIES, CQ_ENTRIES, 0);
 		rounds(&n, msix ? "MSI-X" : "INTx", iova);
 	}
+	/* Their memory goes: the doorbells move back into the BAR, with the values that they had. */
+	before = n.rung;
+	qk_need(qk_unmap(&k, RAM_IOVA + main_bytes, DB_PAGES, -1) == 0, "the shadows' memory is unmapped");
+	n.shadow = n.eventidx = NULL;
+	memset((uint8_t *)mem + main_bytes, 0xff, DB_PAGES);
+	for (unsigned int i = 0; i < 5 && !bad; i++)
+		bad = round_of(&n, &n.io[0], TOGETHER, iova, &bar_off);
+	qk_check(!bad && n.rung == before, "without their memory, the doorbells are in the BAR again%s%s", bad ? ": " : "", bad ? bad : "");
 	qn_fini(&n);
 	qk_close(&k);
 	munmap(mem, RAM_BYTES);

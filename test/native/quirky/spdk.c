@@ -7,8 +7,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <linux/pci_regs.h>
 #include "cases.h"
@@ -172,5 +174,43 @@ void case_spdk(const char *path, bool split, bool shared)
 	qk_close(&k);
 	qk_check(let_go(&k), "%s: gone without a word, the server lets go of the memory", who);
 	munmap(mem, (uint64_t)PIECES * PIECE);
+	close(fd);
+}
+
+/* A file behind the namespace: a write with Force Unit Access is on it when it completes, a write without is not asked for. */
+void case_fua(const char *path)
+{
+	const char *calls = getenv("SVIO_SLOW_SYNC");
+	struct nvme_cmd cmd;
+	uint64_t iova;
+	struct stat st;
+	struct qk k;
+	struct qn n;
+	void *mem;
+	int fd;
+
+	qk_connect(&k, path);
+	qk_need(calls && qk_version(&k, 1, NULL) == 0, "VERSION, and where calls of fdatasync() are counted");
+	qk_config_set(&k, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	fd = ram_fd(PIECE, 0, &mem);
+	qk_need(qk_map(&k, IOVA, PIECE, 0, QK_MAP_RW, fd) == 0, "memory is mapped");
+	qn_init(&n, &k, mem, IOVA, PIECE, -1, 0);
+	qk_need(qn_enable(&n), "the controller is enabled");
+	qn_identify(&n);
+	qk_check(n.id.vwc & NVME_VWC_PRESENT, "a namespace in a file has a volatile cache");
+	qn_create(&n, 0, ENTRIES, ENTRIES, 0);
+	qn_alloc(&n, QN_PAGE, &iova);
+	for (int fua = 0; fua < 2; fua++) {
+		qn_rw_cmd(&n, &cmd, true, 5, iova, 512, NULL, 0);
+		if (fua)
+			cmd.cdw12 = svio_cpu_to_le32(svio_le32_to_cpu(cmd.cdw12) | NVME_RW_FUA);
+		qn_submit(&n.io[0], &cmd);
+		qn_ring(&n, &n.io[0]);
+		qk_need(!(svio_le16_to_cpu(qn_wait(&n, &n.io[0]).status) & (uint16_t)~NVME_CQE_PHASE), "a write completes well");
+		qk_check((stat(calls, &st) == 0) == fua, fua ? "a write with FUA is flushed when it completes" : "a write without is not");
+	}
+	qn_disable(&n);
+	qk_close(&k);
+	munmap(mem, PIECE);
 	close(fd);
 }

@@ -171,6 +171,28 @@ static void test_many(void)
 	tc_stop(&tc);
 }
 
+/* As many as the protocol's default lets a client have, and no more. */
+static void test_max_maps(void)
+{
+	uint32_t n = 0;
+	struct tc tc;
+	int err = 0;
+
+	tc_start(&tc, "probe", 0);
+	while (n <= SVIO_VFU_DEF_MAX_DMA_MAPS && !err) {
+		err = tc_map(&tc, n * 2 * P, P, 0, RW, -1);
+		n += !err;
+	}
+	CU_ASSERT_EQUAL(err, -ENOSPC);
+	CU_ASSERT_EQUAL(n, SVIO_VFU_DEF_MAX_DMA_MAPS);
+	CU_ASSERT_EQUAL(tc_unmap(&tc, 0, P), 0);
+	CU_ASSERT_EQUAL(tc_map(&tc, P, P, 0, RW, -1), 0);
+	CU_ASSERT_EQUAL(tc_map(&tc, 0, P, 0, RW, -1), -ENOSPC);
+	CU_ASSERT_EQUAL(tc_unmap(&tc, 0, UINT64_C(1) << 63), 0);
+	CU_ASSERT_EQUAL(tc_map(&tc, 0, P, 0, RW, -1), 0);
+	tc_stop(&tc);
+}
+
 /*
  * Without F_SEAL_SHRINK: not mapped, but read and written, and its truncation is an error and
  * nothing else.
@@ -459,10 +481,43 @@ static void test_quiesce(void)
 	tc_stop(&tc);
 }
 
+/* Clients give up after 5 s (QEMU then aborts): a request that waits for DMA which does not end is answered before that. */
+static void test_endless_dma(void)
+{
+	const struct svio_vfu_hdr reset = { .id = 9, .cmd = SVIO_VFU_DEVICE_RESET, .size = sizeof(reset) };
+	uint64_t begin, end;
+	struct probe *p;
+	struct tc tc;
+	int fd;
+
+	tc_start(&tc, "probe", 0);
+	tc_master(&tc);
+	fd = tc_memfd(P, F_SEAL_SHRINK, NULL);
+	CU_ASSERT_EQUAL(tc_map(&tc, 0, P, 0, RW, fd), 0);
+	p = svio_vdev_priv(tc.dev);
+	p->hold = UINT32_MAX;
+	tc_send_raw(&tc, &reset, sizeof(reset), NULL, 0);
+	begin = svio_now_ns();
+	end = begin + UINT64_C(60000000000);
+	while (recv(tc.fd, &tc.hdr, sizeof(tc.hdr), MSG_DONTWAIT) < 0 && svio_now_ns() < end) {
+		tc_rounds(&tc, 1);
+		usleep(1000);
+	}
+	CU_ASSERT_EQUAL(tc.hdr.id, 9);
+	CU_ASSERT_EQUAL(tc.hdr.error, ETIMEDOUT);
+	CU_ASSERT(svio_now_ns() - begin >= UINT64_C(3000000000)); /* and not at once */
+	p->hold = 0;
+	CU_ASSERT_EQUAL(tc_call(&tc, SVIO_VFU_DEVICE_RESET, NULL, 0), 0);
+	CU_ASSERT_EQUAL(tc_unmap(&tc, 0, P), 0);
+	close(fd);
+	tc_stop(&tc);
+}
+
 static const struct unit_test tests[] = {
 	{ "translation: hits, protection, ends, bus mastering, stale hits", test_translate },
 	{ "map and unmap rules: overlap, overflow, files, protection", test_map_rules },
 	{ "a thousand mappings of one file cost one descriptor and one mapping", test_many },
+	{ "max_dma_maps", test_max_maps },
 	{ "files that may shrink are not mapped", test_unsealed },
 	{ "transfers over shared memory", test_transfer_shared },
 	{ "transfers by message, in parts, and refused", test_messages },
@@ -470,6 +525,7 @@ static const struct unit_test tests[] = {
 	{ "replies that do not fit; short ones; late ones", test_bad_replies },
 	{ "more transfers than message slots; cancelled at disconnect", test_many_messages },
 	{ "unmap and disconnect wait for the model's DMA", test_quiesce },
+	{ "DMA that does not end costs an error, in time", test_endless_dma },
 	{ NULL, NULL }
 };
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "client.h"
 #include "probe.h"
@@ -430,6 +431,55 @@ static void test_unexpected_fds(void)
 	tc_stop(&tc);
 }
 
+/*
+ * More than this process has room for: the kernel cuts them off (MSG_CTRUNC), and those that came are closed. What is kept
+ * does not pass to programs that the server starts.
+ */
+static void test_descriptor_limits(void)
+{
+	struct svio_vfu_dma_map m = { .argsz = sizeof(m), .flags = 3, .iova = 0x100000, .size = 4096 };
+	struct svio_vfu_hdr h = { .cmd = SVIO_VFU_DEVICE_RESET, .size = sizeof(h) };
+	struct rlimit old, tight;
+	int fds[250], fd, before, next;
+	struct tc tc;
+
+	for (unsigned int i = 0; i < SVIO_ARRAY_SIZE(fds); i++)
+		fds[i] = i ? dup(fds[0]) : open("/dev/null", O_RDONLY | O_CLOEXEC);
+	/* Two halves of a header with as many as a message can carry each. */
+	tc_start(&tc, "probe", 0);
+	before = unit_count_fds();
+	tc_send_raw(&tc, &h, 8, fds, SVIO_ARRAY_SIZE(fds));
+	tc_rounds(&tc, 5);
+	tc_send_raw(&tc, (char *)&h + 8, sizeof(h) - 8, fds, SVIO_ARRAY_SIZE(fds));
+	CU_ASSERT(tc_closed(&tc));
+	CU_ASSERT_EQUAL(unit_count_fds(), before - 1); /* its end of the connection */
+	tc_stop(&tc);
+	/* Room for three. */
+	tc_start(&tc, "probe", 0);
+	before = unit_count_fds();
+	next = dup(fds[0]);
+	close(next);
+	CU_ASSERT_EQUAL_FATAL(getrlimit(RLIMIT_NOFILE, &old), 0);
+	tight = (struct rlimit){ .rlim_cur = (rlim_t)next + 3, .rlim_max = old.rlim_max };
+	CU_ASSERT_EQUAL_FATAL(setrlimit(RLIMIT_NOFILE, &tight), 0);
+	tc_send_raw(&tc, &h, sizeof(h), fds, 10);
+	CU_ASSERT(tc_closed(&tc));
+	setrlimit(RLIMIT_NOFILE, &old);
+	CU_ASSERT_EQUAL(unit_count_fds(), before - 1);
+	tc_stop(&tc);
+	/* One that is kept. */
+	fd = tc_memfd(4096, F_SEAL_SHRINK, NULL);
+	tc_start(&tc, "probe", 0);
+	next = dup(fd);
+	close(next);
+	CU_ASSERT_EQUAL(tc_call_fds(&tc, SVIO_VFU_DMA_MAP, &m, sizeof(m), &fd, 1), 0);
+	CU_ASSERT_EQUAL(fcntl(next, F_GETFD), FD_CLOEXEC);
+	tc_stop(&tc);
+	close(fd);
+	for (unsigned int i = 0; i < SVIO_ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+}
+
 static const struct unit_test tests[] = {
 	{ "VERSION as QEMU sends it: reply fits its buffer, caps are a subset", test_version_qemu },
 	{ "VERSION without JSON and with a newer minor", test_version_plain },
@@ -444,6 +494,7 @@ static const struct unit_test tests[] = {
 	{ "partial and coalesced messages", test_partial },
 	{ "a client that does not read stalls only itself", test_slow_reader },
 	{ "unexpected descriptors are closed", test_unexpected_fds },
+	{ "descriptors that do not fit end the connection; what is kept is not inherited", test_descriptor_limits },
 	{ NULL, NULL }
 };
 
