@@ -106,7 +106,7 @@ check "user: another process finds the blocks of the one before" foreign "user:$
 
 # ---- kill -9 with I/O in flight ---------------------------------------------------------------------------
 
-killed() # DEVICE
+killed() # DEVICE [torn]
 {
 	local w p rc=0
 	timeout -k 1 "$limit" "$svio" nvme perf "$1" --rw randrw --verify --time 600 --qd 256 --bs 4k --queues 2 --range 30000:8192 --print-ready RUNNING \
@@ -118,15 +118,16 @@ killed() # DEVICE
 	p=${p%% *}
 	[ -n "$p" ] || { cat "$dir/killed.err"; return 1; }
 	kill -KILL "$p"
-	wait "$w" || rc=$?
+	wait "$w" 2>/dev/null || rc=$?
 	[ $rc = 137 ] || { echo "exit code $rc"; cat "$dir/killed.err"; return 1; }
-	foreign "$1" --range 30000:8192 || return 1
+	[ "${2-}" = torn ] || foreign "$1" --range 30000:8192 || return 1
 	perf 0 "$1" --rw randrw --verify --time 1 --qd 32 --queues 2 --range 30000:8192 -- "${proved[@]}"
 }
 check "user: kill -9 with 512 requests in flight: every block is whole, and the next process works" killed "user:$dir/s"
 check "it ends in order" stop v
 truncate -s 64M "$dir/k.img"
-check "sim: the same, of a device that dies with its process: its file" killed "sim:nvme,file=$dir/k.img"
+# There the device dies too, and may be in the middle of storing a block: that one is torn.
+check "sim: a device that dies with its process: the next process works on its file" killed "sim:nvme,file=$dir/k.img" torn
 
 # ---- a disk that takes its time -------------------------------------------------------------------------------
 
