@@ -147,6 +147,7 @@
 #define DSA_INTCAUSE_OCCUPANCY	(1u << 2)
 #define DSA_INTCAUSE_PERFMON	(1u << 3)
 #define DSA_INTCAUSE_HALT	(1u << 4)
+#define DSA_INTCAUSE_POLLED	(1u << 31) /* kernel/svio_simdev, see CMD */
 
 /*
  * Commands (DSA, CMD and CMDSTS). One at a time: write when CMDSTS.active is clear, then read CMDSTS until it is clear again.
@@ -155,7 +156,8 @@
  * The registers of kernel/svio_simdev are memory that it polls: it sees a store some microseconds later. So that a driver does not
  * take the status of the command before for that of its own, it writes DSA_CMDSTS_ACTIVE to CMDSTS, then the command to CMD, then
  * reads CMDSTS until ACTIVE is clear. CMDSTS is read-only elsewhere (hardware and the kit drop the store), so one driver serves
- * all. Likewise what is written to INTCAUSE and SWERR clears the bits a moment later, not at once.
+ * all. Likewise what is written to INTCAUSE and SWERR clears the bits a moment later, not at once; and what is written must differ
+ * from what is there: a driver writes causes without the reserved bit DSA_INTCAUSE_POLLED, which is there with any of them.
  */
 #define DSA_REG_CMD		0xa0 /* 32 bits */
 #define DSA_CMD(cmd, operand)	((__u32)(cmd) << 20 | (__u32)(operand))
