@@ -30,6 +30,8 @@ check "servers start" serve p nvme --size 1M --socket "$dir/1" edu,map --socket 
 guard "user:$dir/1"
 guard "user:$dir/2"
 # Killed with its BAR mapped and decoding off: the next client finds the device as it was left, and puts it in order.
+# Killed with decoding off, it finds the next client who puts it in order.
+timeout -k 1 "$limit" "$probes/guard_probe" toggle "user:$dir/1" || { echo "not ok - guard: toggle after die: exit code $?"; failed=1; }
 check "after that, the next client's I/O" perf 0 "user:$dir/1" --rw randrw --verify --time 1 -- "${proved[@]}"
 ioas overlap sim:edu
 ioas overlap "user:$dir/1"
