@@ -73,14 +73,24 @@ static bool cpu_has_movdir64b(void)
 #endif
 }
 
+static bool is_model(uint16_t vendor, uint16_t device)
+{
+	return vendor == DSA_SIM_VENDOR && device == DSA_SIM_DEVICE;
+}
+
+bool svio_dsa_supports(uint16_t vendor, uint16_t device)
+{
+	return is_model(vendor, device) || (vendor == DSA_VENDOR_INTEL && (device == DSA_DEVICE_SPR || device == DSA_DEVICE_GNRD ||
+									   device == DSA_DEVICE_DMR));
+}
+
 static int identify(struct svio_dsa *dsa)
 {
 	struct svio_device_info info;
 
 	svio_device_get_info(dsa->dev, &info);
-	dsa->model = info.vendor == DSA_SIM_VENDOR && info.device == DSA_SIM_DEVICE;
-	if (!dsa->model && (info.vendor != DSA_VENDOR_INTEL || (info.device != DSA_DEVICE_SPR && info.device != DSA_DEVICE_GNRD &&
-								info.device != DSA_DEVICE_DMR)))
+	dsa->model = is_model(info.vendor, info.device);
+	if (!svio_dsa_supports(info.vendor, info.device))
 		return svio_fail(ENODEV, "%s: no Data Streaming Accelerator (%04x:%04x)", dsa->name, info.vendor, info.device);
 	if (!dsa->model && !cpu_has_movdir64b())
 		return svio_fail(ENOTSUP, "%s: this CPU has no MOVDIR64B, which the device takes descriptors by", dsa->name);

@@ -6,6 +6,7 @@
  * An operation has a number, 0 to 63, which is a bit in the masks of the queue and names its completion record. So many operations as
  * the portal has slots at most, so that the slot written next is free without anybody looking (dsa_spec.h, portals of models).
  */
+#include <sched.h>
 #include <string.h>
 #include "dsa_priv.h"
 
@@ -550,6 +551,8 @@ static inline bool overlaps(uint64_t a, uint64_t b, uint64_t len)
 	return a - b < len || b - a < len;
 }
 
+#define WRITES (UINT64_C(1) << SVIO_DSA_COPY | UINT64_C(1) << SVIO_DSA_FILL | UINT64_C(1) << SVIO_DSA_DUALCAST | UINT64_C(1) << SVIO_DSA_COPY_CRC)
+
 /* One of them is not reachable: leave the sentence that says which. */
 static int explain_address(const struct svio_sva_bond *bond, const struct svio_dsa_op *op)
 {
@@ -584,7 +587,8 @@ static inline int prepare(struct svio_dsa_wq *wq, const struct svio_dsa_op *op, 
 	if (svio_unlikely(op->flags & ~(uint32_t)(SVIO_DSA_CACHE | SVIO_DSA_FENCE)))
 		return -EINVAL;
 	req->op = (uint8_t)op->op;
-	req->flags = op->flags & SVIO_DSA_CACHE ? DSA_REQ_CACHE : 0;
+	/* A hint about what is written; of an operation that writes nothing the device refuses it. */
+	req->flags = op->flags & wq->cache && WRITES >> op->op & 1 ? DSA_REQ_CACHE : 0;
 	req->retries = 0;
 	req->status = 0;
 	req->crc = op->seed;
@@ -714,18 +718,25 @@ static void run_done(void *ctx, const struct svio_dsa_result *res)
 	run->done = true;
 }
 
+/* A model's thread or process may be waiting for this very CPU; hardware is not. */
+static void wait_a_little(struct svio_dsa_wq *wq)
+{
+	if (svio_dsa_poll(wq, 0) == 0 && wq->model)
+		sched_yield();
+}
+
 int svio_dsa_run(struct svio_dsa_wq *wq, const struct svio_dsa_op *op, struct svio_dsa_result *res)
 {
 	struct run run = { 0 };
 	int err;
 
 	while ((err = svio_dsa_submit(wq, op, run_done, &run)) == -EAGAIN)
-		svio_dsa_poll(wq, 0);
+		wait_a_little(wq);
 	if (err) {
 		run.res.status = err;
 	} else {
 		while (!run.done)
-			svio_dsa_poll(wq, 0);
+			wait_a_little(wq);
 	}
 	if (res)
 		*res = run.res;

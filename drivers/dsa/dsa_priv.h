@@ -136,7 +136,7 @@ struct svio_dsa_wq {
 	uint64_t free; /* bit n: operation n is free */
 	uint64_t max_xfer, ops, seq;
 	uint32_t slot; /* of the portal, counted */
-	uint32_t pasid, desc_flags;
+	uint32_t pasid, desc_flags, cache; /* cache: SVIO_DSA_CACHE where the device knows it */
 	bool model, native;
 	const struct svio_sva_bond *bond;
 	uint32_t now_ms, depth;

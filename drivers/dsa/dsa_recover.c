@@ -303,9 +303,8 @@ static void watch(struct svio_dsa *dsa, uint64_t now)
 	dsa->next_watch = now + WATCH_EVERY;
 	sts = dsa_read32(dsa, DSA_REG_GENSTS);
 	if (sts == DSA_REG_DEAD) {
-		/* Withdrawn BARs raise their own event. */
-		if (!(svio_device_events(dsa->dev) & (SVIO_EV_REVOKED | SVIO_EV_GONE)))
-			fault(dsa, "registers read all ones");
+		/* Decoding went without a store of ours that noticed, or the device did. Step ACCESS finds out; no fault of the device yet. */
+		dsa_freeze(dsa, "registers read all ones");
 		return;
 	}
 	if (DSA_GENSTS_STATE(sts) != DSA_GENSTS_ENABLED) {

@@ -128,6 +128,10 @@ static void enable_step(struct svio_dsa_wq *wq)
 		wq->state = DSA_WQ_PARKED;
 		if (r == -ECANCELED)
 			return;
+		if (r == -ENODEV && wq->created) { /* away again; the device's machine finds out how */
+			dsa_freeze(dsa, "registers read all ones");
+			return;
+		}
 		wq->enable_err = svio_fail(r == -ETIMEDOUT ? ETIMEDOUT : r == -ENODEV ? ENODEV : EIO, "%s: ENABLE WQ %u: %s", dsa->name,
 					   wq->index, dsa_cmd_text(r));
 		if (wq->created) { /* later on it is the device that is at fault */
@@ -375,6 +379,7 @@ int svio_dsa_wq_create(struct svio_dsa *dsa, struct svio_sva_bond *bond, const s
 	wq->max_xfer = dsa->max_xfer;
 	wq->max_xfer_shift = (uint32_t)__builtin_ctzll(dsa->max_xfer);
 	wq->ops = dsa->opcap;
+	wq->cache = dsa->gencap & DSA_GENCAP_CACHE_MEM ? SVIO_DSA_CACHE : 0;
 	wq->block = opts.block_on_fault && wq->native && dsa->gencap & DSA_GENCAP_BLOCK_ON_FAULT;
 	wq->desc_flags = DSA_FLAG_CR_VALID | DSA_FLAG_CR_REQUEST | (wq->block ? DSA_FLAG_BLOCK_ON_FAULT : 0);
 	wq->countdown = wq->countdown_from = 64;

@@ -54,6 +54,9 @@ struct svio_dsa_opts {
 	uint32_t cmd_timeout_ms;     /* of the device's commands (enable, reset); 0 = 5000 */
 };
 
+/* Is that pair of PCI ids a device of this driver: hardware, or one of our models? */
+bool svio_dsa_supports(uint16_t vendor, uint16_t device);
+
 /*
  * Reset the device, and set up groups, engines and queues. The device's bus mastering is on afterwards. opts may be NULL.
  * -ENODEV no DSA, or its registers read all ones; -ENOTSUP hardware and a CPU without MOVDIR64B, or no dedicated queues; -EPROTO
@@ -113,7 +116,7 @@ enum svio_dsa_opcode {
 };
 
 enum svio_dsa_op_flags {
-	SVIO_DSA_CACHE = 1u << 0, /* leave the destination in the processor's cache */
+	SVIO_DSA_CACHE = 1u << 0, /* leave the destination in the processor's cache, where the device can; a hint */
 	SVIO_DSA_FENCE = 1u << 1, /* in a batch: begin when all before it have completed, and not at all (-ECANCELED) if one failed */
 };
 
