@@ -41,7 +41,10 @@ struct cli_command {
 int cli_dispatch(const char *prefix, const char *about, const struct cli_command *table, int argc, char **argv);
 
 int cmd_bind(int argc, char **argv);
+int cmd_copy(int argc, char **argv);
+int cmd_crc(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_dsa(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_list(int argc, char **argv);
 int cmd_migrate(int argc, char **argv);

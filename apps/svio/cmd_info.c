@@ -9,7 +9,7 @@
 #include <string.h>
 #include "caps.h"
 #include "pcidev.h"
-#include "svio_vfio.h"
+#include "svio_sva.h"
 
 struct args {
 	struct cli_common common;
@@ -174,6 +174,28 @@ static size_t read_config(struct svio_device *dev, uint8_t *cfg, size_t max)
 	return got;
 }
 
+/* Which mode of shared virtual addressing a bind would give, and why not a better one. */
+static struct json_object *report_sva(struct svio_device *dev)
+{
+	struct json_object *o = json_object_new_object();
+	struct svio_sva_report r;
+
+	if (svio_sva_get_report(dev, &r)) {
+		cli_json_str(o, "error", svio_last_error());
+		return o;
+	}
+	cli_json_str(o, "mode", svio_sva_mode_text(r.mode));
+	cli_json_str(o, "why", r.why);
+	if (!r.has_info)
+		return o;
+	cli_json_int(o, "pasid_bits", r.info.pasid_bits);
+	cli_json_int(o, "quota", r.info.quota);
+	cli_json_bool(o, "page_requests", r.info.flags & SVIO_SVA_INFO_PRI);
+	cli_json_bool(o, "ats", r.info.flags & SVIO_SVA_INFO_ATS);
+	cli_json_bool(o, "simulated", r.info.flags & SVIO_SVA_INFO_SIMULATED);
+	return o;
+}
+
 static void report_open(struct json_object *doc, struct svio_device *dev, bool pci)
 {
 	static const char *const transports[] = {
@@ -198,6 +220,7 @@ static void report_open(struct json_object *doc, struct svio_device *dev, bool p
 	json_object_object_add(doc, "regions", report_regions(dev, info.num_regions));
 	json_object_object_add(doc, "irqs", report_irqs(dev, info.num_irqs));
 	json_object_object_add(doc, "dma", report_dma(dev));
+	json_object_object_add(doc, "sva", report_sva(dev));
 	len = read_config(dev, cfg, sizeof(cfg));
 	json_object_object_add(doc, "capabilities", caps_decode(cfg, len));
 }
@@ -466,6 +489,17 @@ static void print_dma(struct json_object *doc)
 	print_ranges("Usable IOVA", member(dma, "iova_ranges"));
 }
 
+static void print_sva(struct json_object *sva)
+{
+	if (!sva)
+		return;
+	if (member(sva, "error"))
+		printf("SVA: %s\n", text_of(sva, "error"));
+	else
+		printf("SVA: %s%s: %s\n", text_of(sva, "mode"),
+		       strcmp(text_of(sva, "mode"), "native") ? " (registered memory only), not native" : "", text_of(sva, "why"));
+}
+
 static void print_text(struct json_object *doc)
 {
 	struct json_object *pci = member(doc, "pci"), *missing = member(doc, "missing");
@@ -498,6 +532,7 @@ static void print_text(struct json_object *doc)
 	}
 	print_group(doc);
 	print_dma(doc);
+	print_sva(member(doc, "sva"));
 	print_ranges("Reserved IOVA", member(doc, "reserved_iova"));
 	for (size_t i = 0; i < length_of(missing); i++)
 		printf("Not shown: %s\n", json_object_get_string(json_object_array_get_idx(missing, i)));
@@ -533,11 +568,11 @@ static int info_pci(const struct args *args, const struct svio_pci_addr *addr, s
 	cli_json_str(pci, "driver_override", info.driver_override[0] ? info.driver_override : NULL);
 	json_object_object_add(doc, "pci", pci);
 	if (!pcidev_on_vfio(&info))
-		add_missing(doc, "VFIO regions, interrupts and DMA ranges: %s%s, not to vfio-pci%s%s",
+		add_missing(doc, "VFIO regions, interrupts, DMA ranges and SVA: %s%s, not to vfio-pci%s%s",
 			    info.has_driver ? "bound to " : "not bound", info.driver,
 			    ability.why[0] ? "; " : "", ability.why);
 	else if (open_quietly(args, info.name, &dev))
-		add_missing(doc, "VFIO regions, interrupts and DMA ranges: %s", svio_last_error());
+		add_missing(doc, "VFIO regions, interrupts, DMA ranges and SVA: %s", svio_last_error());
 	if (dev)
 		report_open(doc, dev, true);
 	report_sysfs(doc, &info, dev != NULL);

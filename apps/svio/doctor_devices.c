@@ -8,6 +8,7 @@
 #include <sys/utsname.h>
 #include "doctor.h"
 #include "pcidev.h"
+#include "svio_sva.h"
 
 /* ---- candidates -------------------------------------------------------------------------------------- */
 
@@ -137,7 +138,41 @@ static size_t count_pasid(bool *hidden)
 	return n;
 }
 
-void doctor_sva(struct doctor *doc)
+/* Does it have PASIDs, as far as this user may see? */
+static bool has_pasid(const struct svio_pci_info *info)
+{
+	uint8_t cfg[4096];
+	size_t got;
+
+	return svio_pci_config_read(&info->addr, cfg, sizeof(cfg), &got) == 0 &&
+	       svio_pci_find_ext_cap(cfg, got, PCI_EXT_CAP_ID_PASID, 0) != 0;
+}
+
+/* The word of each device that is ready: what a bind would give, and why not more. One that somebody drives is left alone. */
+static void report_modes(struct doctor *doc)
+{
+	struct svio_device_opts opts = { .size = sizeof(opts), .flags = SVIO_DEVICE_NO_WATCH | SVIO_DEVICE_NO_RESET };
+	struct svio_sva_report report;
+	struct svio_pci_info *list;
+	struct svio_device *dev;
+	size_t count;
+
+	if (svio_pci_scan(&list, &count))
+		return;
+	for (size_t i = 0; i < count; i++) {
+		if (!pcidev_on_vfio(&list[i]) || (!has_pasid(&list[i]) && strcmp(list[i].driver, "svio_vfio_pci") != 0) ||
+		    svio_device_open(list[i].name, &opts, &dev))
+			continue;
+		if (svio_sva_get_report(dev, &report) == 0)
+			doctor_add(doc, "sva", report.mode == SVIO_SVA_NATIVE ? DOCTOR_OK : DOCTOR_WARN, "%s: %s%s: %s", list[i].name,
+				   svio_sva_mode_text(report.mode),
+				   report.mode == SVIO_SVA_NATIVE ? "" : " (registered memory only), not native", report.why);
+		svio_device_close(dev);
+	}
+	free(list);
+}
+
+static void report_system(struct doctor *doc)
 {
 	static const char instead[] = "native SVA is not available (svio then uses registered memory, IOVA = VA)";
 	struct doctor_finding *f;
@@ -174,4 +209,10 @@ void doctor_sva(struct doctor *doc)
 	}
 	doctor_add(doc, "sva", DOCTOR_OK, "native SVA is possible: %zu functions have PASIDs, and svio_vfio_pci is "
 		   "loaded", capable);
+}
+
+void doctor_sva(struct doctor *doc)
+{
+	report_system(doc);
+	report_modes(doc);
 }

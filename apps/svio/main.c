@@ -10,6 +10,9 @@ static const struct cli_command commands[] = {
 	{ "unbind", "give a function back to the driver it had", cmd_unbind },
 	{ "nvme", "drive an NVMe controller: identify, read, write, perf", cmd_nvme },
 	{ "migrate", "move a running process to another process, controller or machine", cmd_migrate },
+	{ "copy", "copy a file by a DMA engine (Intel DSA), from page to page", cmd_copy },
+	{ "crc", "CRC-32C of a file by a DMA engine", cmd_crc },
+	{ "dsa", "drive a DMA engine: perf", cmd_dsa },
 	{ "serve", "simulated devices for vfio-user clients: svio, QEMU, SPDK", cmd_serve },
 	{ NULL, NULL, NULL },
 };

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "pcidev.h"
+#include "svio_dsa.h"
 
 #define CLASS_NVME 0x010802 /* PCI Code and ID Assignment §1.2: mass storage, NVM, NVMe I/O controller */
 
@@ -108,7 +109,7 @@ void pcidev_ability(const struct svio_pci_info *info, struct pcidev_ability *abi
 		snprintf(ability->why, sizeof(ability->why), "a bridge");
 		return;
 	}
-	ability->driver = info->class_code == CLASS_NVME ? "nvme" : "generic";
+	ability->driver = info->class_code == CLASS_NVME ? "nvme" : svio_dsa_supports(info->vendor, info->device) ? "dsa" : "generic";
 	if (info->iommu_group < 0) {
 		ability->use = PCIDEV_BLOCKED;
 		snprintf(ability->why, sizeof(ability->why), "no IOMMU group; run: svio doctor");

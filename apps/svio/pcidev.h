@@ -19,7 +19,7 @@ enum pcidev_use {
 
 struct pcidev_ability {
 	enum pcidev_use use;
-	const char *driver; /* svio's driver for it: "nvme", or "generic" (register access, DMA, interrupts); NULL if none */
+	const char *driver; /* svio's driver for it: "nvme", "dsa", or "generic" (register access, DMA, interrupts); NULL if none */
 	char why[SVIO_ERROR_MAX]; /* what is in the way, or what to do next; "" when ready */
 };
 

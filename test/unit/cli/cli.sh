@@ -36,7 +36,7 @@ err_has() { grep -qF -- "$1" "$dir/err" || { echo "stderr lacks: $1"; cat "$dir/
 no_out() { [ ! -s "$dir/out" ] || { echo "unexpected on stdout:"; cat "$dir/out"; return 1; }; }
 no_err() { [ ! -s "$dir/err" ] || { echo "unexpected on stderr:"; cat "$dir/err"; return 1; }; }
 
-commands="list info doctor bind unbind nvme serve"
+commands="list info doctor bind unbind nvme copy crc dsa serve"
 
 help_names_all() {
 	local form c
