@@ -2,10 +2,11 @@
 /* Which way to watch the CPU, and how many want it. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "dirty_priv.h"
 
-static const struct dirty_cpu *const ways[] = { &svio__dirty_uffd }; /* the better first */
+static const struct dirty_cpu *const ways[] = { &svio__dirty_uffd, &svio__dirty_soft }; /* the better first */
 static const struct dirty_cpu *cpu;
 static unsigned int users;
 
@@ -15,6 +16,11 @@ int svio__dirty_cpu_get(const struct dirty_cpu **cpup)
 	int rc = -EOPNOTSUPP;
 
 	for (size_t i = 0; !cpu && i < SVIO_ARRAY_SIZE(ways); i++) {
+		if (i == 0 && getenv("SVIO_DIRTY_SOFT")) { /* for tests of the other way */
+			svio_fail(EOPNOTSUPP, "SVIO_DIRTY_SOFT is set");
+			snprintf(why[i], sizeof(why[i]), "%s", svio_last_error());
+			continue;
+		}
 		rc = ways[i]->open();
 		if (rc == 0)
 			cpu = ways[i];

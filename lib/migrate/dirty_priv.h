@@ -8,6 +8,7 @@
  *	dirty_cpu.c	which way to watch the CPU; two ways:
  *	dirty_uffd.c	asynchronous write protection and PAGEMAP_SCAN
  *	dirty_soft.c	soft-dirty bits, read while all threads stand still
+ *	dirty_freeze.c	all threads stand still
  *	dirty_table.c	the table in which drivers mark
  *
  * Locks: that of start and stop → an ioas's → ours → what drivers and devices take. Callbacks of room ioas come with the
@@ -165,6 +166,9 @@ extern const struct dirty_cpu svio__dirty_soft;
 /* Opened at the first call, closed with the last put. -EOPNOTSUPP, explained, when there is none. */
 int svio__dirty_cpu_get(const struct dirty_cpu **cpup);
 void svio__dirty_cpu_put(void);
+
+/* Run fn while all other threads of the process are stopped; see dirty_freeze.c for what it may do. 0, what fn said, or why not, explained. */
+int svio__dirty_freeze(int (*fn)(void *ctx), void *ctx);
 
 /* One line of /proc/self/maps. */
 struct dirty_vma {
