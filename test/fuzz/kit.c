@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include "kit.h"
 #include "probe.h"
+#include "svio_dsa_model.h"
 #include "svio_edu_model.h"
 #include "svio_nvme_model.h"
 
@@ -13,6 +14,7 @@ static uint8_t buffer[MAX_REPLY];
 void fz_kit_init(void)
 {
 	svio_log_set(SVIO_LOG_ERR, fz_no_log, NULL);
+	FZ_CHECK(svio_vdev_model_register(&svio_dsa_model) == 0);
 	FZ_CHECK(svio_vdev_model_register(&svio_edu_model) == 0);
 	FZ_CHECK(svio_vdev_model_register(&svio_nvme_model) == 0);
 	FZ_CHECK(svio_vdev_model_register(&probe_model) == 0);

@@ -21,7 +21,7 @@ struct fz_msg {
 	uint8_t *data; /* until the next fz_recv() */
 };
 
-/* Models known: edu, nvme, probe. Failing is a failed check. */
+/* Models known: dsa, edu, nvme, probe. Failing is a failed check. */
 void fz_kit_init(void);
 void fz_kit_open(struct fz_kit *k, const char *spec, uint32_t flags);
 void fz_kit_version(struct fz_kit *k, const char *json);
