@@ -211,14 +211,15 @@ static void next(struct svio_vdev *dev, struct dm_task *t)
 
 /* ---- completion record ------------------------------------------------------------------------------------------- */
 
-static bool record_by_pointer(struct svio_vdev *dev, const struct dm *dm, struct dm_task *t, uint64_t addr)
+/* Where it can be done at once. */
+static bool record_at_once(struct svio_vdev *dev, const struct dm *dm, struct dm_task *t, uint64_t addr)
 {
 	struct svio_vdev_as *as = space(dev, dm, t);
 	uint8_t *p = as ? svio_vdev_as_ptr(as, addr, sizeof(t->cr), SVIO_VDEV_WRITE) : NULL;
 	uint64_t first;
 
 	if (!p)
-		return false;
+		return as && !svio_vdev_as_record(as, addr, &t->cr, sizeof(t->cr));
 	memcpy(&first, &t->cr, sizeof(first));
 	memcpy(p + 8, (uint8_t *)&t->cr + 8, sizeof(t->cr) - 8);
 	svio_vdev_as_mark(as, addr, sizeof(t->cr));
@@ -258,7 +259,7 @@ static bool do_record(struct svio_vdev *dev, struct dm *dm, struct dm_task *t)
 		return true;
 	}
 	if (t->phase == DM_RECORD) {
-		if (t->io == DM_IO_NONE && record_by_pointer(dev, dm, t, addr)) {
+		if (t->io == DM_IO_NONE && record_at_once(dev, dm, t, addr)) {
 			next(dev, t);
 			return true;
 		}
@@ -469,6 +470,14 @@ static bool in_place(struct svio_vdev *dev, const struct dm *dm, const struct dm
 	return true;
 }
 
+/* A copy that the kit does in one step, where it can. */
+static bool in_one(struct svio_vdev *dev, const struct dm *dm, const struct dm_task *t, const struct operands *o)
+{
+	struct svio_vdev_as *as = space(dev, dm, t);
+
+	return as && !svio_vdev_as_copy(as, o->addr[1], o->addr[0], o->len);
+}
+
 static void fill(const struct dm_task *t, uint8_t *p, uint32_t len)
 {
 	uint8_t pattern[8];
@@ -551,6 +560,10 @@ static bool do_slice(struct svio_vdev *dev, struct dm *dm, struct dm_task *t)
 	operands(t, &o);
 	if (t->stage == 0 && t->io == DM_IO_NONE && in_place(dev, dm, t, &o)) {
 		do_in_place(dev, dm, t, &o);
+		return true;
+	}
+	if (t->stage == 0 && t->io == DM_IO_NONE && op == DSA_OP_MEMMOVE && in_one(dev, dm, t, &o)) {
+		commit(t, &o, NULL, NULL);
 		return true;
 	}
 	for (; t->stage < o.all; t->stage++) {

@@ -67,9 +67,9 @@ int svio_vdev_iommu_enable(struct svio_vdev *dev, uint32_t quota)
 	return 0;
 }
 
-static void space_free(struct svio_vdev *dev, struct vd_space *s)
+/* What the IOTLB has of it is found by its id alone, and no other space gets that. */
+static void space_free(struct vd_space *s)
 {
-	svio__vd_tlb_drop(dev, s);
 	if (s->is_process)
 		svio__vd_process_close(&s->process);
 	free(s);
@@ -80,7 +80,7 @@ void svio__vd_iommu_fini(struct svio_vdev *dev)
 	if (!dev->iommu)
 		return;
 	for (uint32_t i = 0; i < dev->iommu->num; i++)
-		space_free(dev, dev->iommu->spaces[i]);
+		space_free(dev->iommu->spaces[i]);
 	free(dev->iommu->spaces);
 	free(dev->iommu);
 	dev->iommu = NULL;
@@ -100,7 +100,7 @@ void svio__vd_iommu_disconnect(struct svio_vdev *dev)
 		return;
 	svio__vd_pri_drop(dev, 0, UINT32_MAX);
 	for (uint32_t i = 0; i < mmu->num; i++)
-		space_free(dev, mmu->spaces[i]);
+		space_free(mmu->spaces[i]);
 	mmu->stats.unbinds += mmu->num;
 	mmu->num = 0;
 	mmu->unbind_deadline = 0;
@@ -230,6 +230,29 @@ int svio_vdev_as_start(struct svio_vdev_as *as, struct svio_vdev_dma *t)
 	if (s->is_process)
 		return svio__vd_process_rw(s, t->iova, t->buf, t->len, t->access);
 	return svio__vd_table_rw(s, t->iova, t->buf, t->len, t->access);
+}
+
+/* A process that may be accessed now, or NULL. */
+static struct vd_space *process_of(struct svio_vdev_as *as)
+{
+	struct svio_vdev *dev = as->dev;
+
+	return as != svio_vdev_as0(dev) && vd_space_of(as)->is_process && dev->bus_master && svio_vdev_connected(dev) &&
+			       !dev->conn.draining && !dev->conn.dead ? vd_space_of(as) : NULL;
+}
+
+int svio_vdev_as_copy(struct svio_vdev_as *as, uint64_t dst, uint64_t src, uint32_t len)
+{
+	struct vd_space *s = process_of(as);
+
+	return s ? svio__vd_process_copy(s, dst, src, len) : -EOPNOTSUPP;
+}
+
+int svio_vdev_as_record(struct svio_vdev_as *as, uint64_t addr, const void *record, uint32_t len)
+{
+	struct vd_space *s = process_of(as);
+
+	return s ? svio__vd_process_record(s, addr, record, len) : -EOPNOTSUPP;
 }
 
 void *svio__vd_space_ptr(struct svio_vdev_as *as, uint64_t addr, uint64_t len, enum svio_vdev_access access)
@@ -384,7 +407,7 @@ static int unbind(struct svio_vdev *dev, const struct svio_vfu_feature *req, con
 		}
 		mmu->unbind_deadline = 0;
 		for (uint32_t i = from; i < to; i++)
-			space_free(dev, mmu->spaces[i]);
+			space_free(mmu->spaces[i]);
 		memmove(&mmu->spaces[from], &mmu->spaces[to], (mmu->num - to) * sizeof(*mmu->spaces));
 		mmu->num -= u.released;
 		mmu->stats.unbinds += u.released;

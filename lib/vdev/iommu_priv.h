@@ -87,13 +87,14 @@ int svio__vd_fault(struct vd_space *s, uint64_t addr, enum svio_vdev_access acce
 int svio__vd_process_open(struct svio_vdev *dev, struct vd_process *p);
 void svio__vd_process_close(struct vd_process *p);
 int svio__vd_process_rw(struct vd_space *s, uint64_t addr, void *buf, uint32_t len, enum svio_vdev_access access);
+int svio__vd_process_copy(struct vd_space *s, uint64_t dst, uint64_t src, uint32_t len);
+int svio__vd_process_record(struct vd_space *s, uint64_t addr, const void *record, uint32_t len);
 
 /* iommu_table.c */
 int svio__vd_table_rw(struct vd_space *s, uint64_t addr, void *buf, uint32_t len, enum svio_vdev_access access);
 /* IOVA of the second stage for addr, good up to the end of its 4 KiB page; through the IOTLB. */
 int svio__vd_table_translate(struct vd_space *s, uint64_t addr, enum svio_vdev_access access, uint64_t *iova);
 void *svio__vd_table_ptr(struct vd_space *s, uint64_t addr, uint64_t len, enum svio_vdev_access access);
-void svio__vd_tlb_drop(struct svio_vdev *dev, const struct vd_space *s); /* NULL: everything */
 
 /* iommu_pri.c */
 void svio__vd_pri_drop(struct svio_vdev *dev, uint32_t first, uint32_t last); /* of PASIDs in [first, last]: -ECANCELED */

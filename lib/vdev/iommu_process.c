@@ -150,3 +150,30 @@ int svio__vd_process_rw(struct vd_space *s, uint64_t addr, void *buf, uint32_t l
 	}
 	return 0;
 }
+
+/*
+ * Where the process is our own, one call copies from one of its ranges to another, and both sides may fault: the kernel's copying
+ * stops there. Which side it was is found out by doing it in two steps; so is what overlaps.
+ */
+int svio__vd_process_copy(struct vd_space *s, uint64_t dst, uint64_t src, uint32_t len)
+{
+	struct iovec l = { .iov_base = (void *)(uintptr_t)src, .iov_len = len };
+	struct iovec r = { .iov_base = (void *)(uintptr_t)dst, .iov_len = len };
+
+	if (!s->process.self || (dst < src ? src - dst : dst - src) < len)
+		return -EOPNOTSUPP;
+	return process_vm_writev(s->process.pid, &l, 1, &r, 1, 0) == (ssize_t)len ? 0 : -EOPNOTSUPP;
+}
+
+/* All but the first byte, then the first byte, in one call: the kernel takes the pieces in their order. */
+int svio__vd_process_record(struct vd_space *s, uint64_t addr, const void *record, uint32_t len)
+{
+	uint8_t *p = (uint8_t *)(uintptr_t)record;
+	struct iovec l[2] = { { .iov_base = p + 1, .iov_len = len - 1 }, { .iov_base = p, .iov_len = 1 } };
+	struct iovec r[2] = { { .iov_base = (void *)(uintptr_t)(addr + 1), .iov_len = len - 1 },
+			      { .iov_base = (void *)(uintptr_t)addr, .iov_len = 1 } };
+
+	if (len < 2 || !alive(&s->process))
+		return -EOPNOTSUPP;
+	return process_vm_writev(s->process.pid, l, 2, r, 2, 0) == (ssize_t)len ? 0 : -EOPNOTSUPP;
+}

@@ -168,13 +168,6 @@ int svio__vd_table_translate(struct vd_space *s, uint64_t addr, enum svio_vdev_a
 	return 0;
 }
 
-void svio__vd_tlb_drop(struct svio_vdev *dev, const struct vd_space *s)
-{
-	for (uint32_t i = 0; i < VD_TLB_SETS; i++)
-		if (!s || dev->iommu->tlb[i].id == s->id)
-			dev->iommu->tlb[i].id = 0;
-}
-
 /* ---- access ------------------------------------------------------------------------------------------ */
 
 void *svio__vd_table_ptr(struct vd_space *s, uint64_t addr, uint64_t len, enum svio_vdev_access access)

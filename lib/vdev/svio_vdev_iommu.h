@@ -65,6 +65,14 @@ struct svio_vdev_as *svio_vdev_as_pasid(struct svio_vdev *dev, uint32_t pasid);
  */
 int svio_vdev_as_start(struct svio_vdev_as *as, struct svio_vdev_dma *t);
 
+/*
+ * Quicker ways, for process bonds only: 0 done, -EOPNOTSUPP not this way, and svio_vdev_as_start() will do it or say why not.
+ * copy: from src to dst, in a process that is the server's own, ranges that do not overlap. record: `len` bytes of which the first is
+ * seen last, as a poller of completion records needs it.
+ */
+int svio_vdev_as_copy(struct svio_vdev_as *as, uint64_t dst, uint64_t src, uint32_t len);
+int svio_vdev_as_record(struct svio_vdev_as *as, uint64_t addr, const void *record, uint32_t len);
+
 /* The device has written [addr, addr + len) through a pointer of svio_vdev_as_ptr(). */
 static inline void svio_vdev_as_mark(struct svio_vdev_as *as, uint64_t addr, uint64_t len)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "probe.h"
+#include "svio_vdev_iommu.h"
 
 static const struct svio_vdev_area area = { .offset = 0x1000, .size = 0x1000 };
 
@@ -7,10 +8,12 @@ static int init(struct svio_vdev *dev, struct svio_vdev_args *args)
 {
 	static const struct svio_vdev_ids ids = { .vendor = 0x1b36, .device = 0x0010, .class_code = 0x010802, .revision = 2,
 						  .int_pin = 1 };
-	bool failing;
+	bool failing, iommu;
 	int err;
 
 	err = svio_vdev_arg_bool(args, "fail", &failing);
+	if (!err)
+		err = svio_vdev_arg_bool(args, "iommu", &iommu);
 	if (err)
 		return err;
 	if (failing)
@@ -26,7 +29,7 @@ static int init(struct svio_vdev *dev, struct svio_vdev_args *args)
 	if (svio_vdev_ecap_pasid(dev, 20, false, true) < 0 || svio_vdev_ecap_pri(dev, 512) < 0 ||
 	    svio_vdev_ecap_ats(dev, 32) < 0)
 		return -ENOSPC;
-	return 0;
+	return iommu ? svio_vdev_iommu_enable(dev, 0) : 0;
 }
 
 static int reg_read(struct svio_vdev *dev, unsigned int bar, uint64_t off, unsigned int width, uint64_t *value)
@@ -178,7 +181,7 @@ static int load_precopy(struct svio_vdev *dev, uint32_t version, const void *dat
 
 const struct svio_vdev_model probe_model = {
 	.name = "probe",
-	.help = "fail",
+	.help = "fail, iommu",
 	.priv_size = sizeof(struct probe),
 	.max_access = 4,
 	.state_version = 3,

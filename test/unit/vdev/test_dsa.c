@@ -682,6 +682,20 @@ static void test_abort(void)
 	big_quiet(&b);
 	CU_ASSERT_EQUAL(DSA_SWERR_ERROR((uint64_t)tc_r32(&b.td.tc, DSA_REG_SWERR)), DSA_ST_CR_FAULT);
 	big_stop(&b);
+	/* the same PASID, bound anew at once: what was for the old bond does not reach the new one */
+	big_start(&b, 3);
+	{
+		struct svio_sva_unbind all = { .max = UINT32_MAX };
+		struct svio_sva_bind again = { .min = 1, .max = 1 };
+
+		CU_ASSERT_EQUAL(td_feature_set(&b.td, SVIO_VFIO_FEATURE_SVA_UNBIND, &all, sizeof(all)), 0);
+		CU_ASSERT_EQUAL(td_feature_set(&b.td, SVIO_VFIO_FEATURE_SVA_BIND, &again, sizeof(again)), 0);
+		CU_ASSERT_EQUAL(again.pasid, DSA_WQCFG_PASID_OF(tc_r32(&b.td.tc, TD_WQCFG + DSA_WQCFG_MODE)));
+	}
+	big_quiet(&b);
+	td_submit(&b.td, 0, &b.d);
+	CU_ASSERT_EQUAL(td_wait(&b.td, &b.cr[2]), DSA_ST_SUCCESS);
+	big_stop(&b);
 	/* the client goes */
 	big_start(&b, 3);
 	tc_close(&b.td.tc);
@@ -960,6 +974,41 @@ static void test_migrate_messages(void)
 	CU_ASSERT_EQUAL(memcmp(mem, want + 64, 59 * PAGE), 0);
 }
 
+/* The source is unmapped while a message asks for it: a page fault, and nothing made up is written. */
+static void test_unmap_messages(void)
+{
+	static uint8_t ram[16 * 4096];
+	struct dsa_completion *cr = (void *)ram;
+	struct dsa_desc d;
+	struct td td;
+
+	memset(ram, 0x11, sizeof(ram));
+	memset(cr, 0, sizeof(*cr));
+	td_start(&td, "dsa");
+	td.tc.ram = ram;
+	td.tc.ram_len = sizeof(ram);
+	td.tc.ram_iova = 0x100000;
+	CU_ASSERT_EQUAL(tc_map(&td.tc, 0x100000, 8 * PAGE, 0, RW, -1), 0);
+	CU_ASSERT_EQUAL(tc_map(&td.tc, 0x100000 + 8 * PAGE, 8 * PAGE, 0, RW, -1), 0);
+	td_up(&td, 0, 0);
+	d = td_desc(DSA_OP_MEMMOVE, 0, (void *)(0x100000ul + 9 * PAGE), (void *)(0x100000ul + PAGE), PAGE, (void *)0x100000ul);
+	td_submit(&td, 0, &d);
+	tc_rounds(&td.tc, 5); /* the question is out, and is not answered */
+	{
+		struct svio_vfu_dma_unmap u = { .argsz = sizeof(u), .iova = 0x100000 + 8 * PAGE, .size = 8 * PAGE };
+
+		tc_send(&td.tc, SVIO_VFU_DMA_UNMAP, 0, &u, sizeof(u), NULL, 0);
+		tc_rounds(&td.tc, 5);
+	}
+	td.tc.auto_dma = true;
+	while (tc_recv(&td.tc) && td.tc.hdr.cmd != SVIO_VFU_DMA_UNMAP)
+		;
+	CU_ASSERT_EQUAL(td_wait(&td, cr), DSA_ST_PAGE_FAULT);
+	for (uint32_t i = 0; i < PAGE; i++)
+		CU_ASSERT_EQUAL_FATAL(ram[PAGE + i], 0x11);
+	td_stop(&td);
+}
+
 /* Two WQs of two groups, in two spaces, at once. */
 static void test_two(void)
 {
@@ -1011,6 +1060,7 @@ static const struct unit_test tests[] = {
 	{ "block-on-fault: pages on request", test_paging },
 	{ "migration in the middle of everything, twelve times", test_migrate },
 	{ "migration between the messages of a copy", test_migrate_messages },
+	{ "unmapping between the messages of a copy", test_unmap_messages },
 	{ NULL, NULL }
 };
 

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "dsa.h"
+#include "probe.h"
 
 #define RW    (SVIO_VFU_DMA_F_READ | SVIO_VFU_DMA_F_WRITE)
 #define PAGE  4096u
@@ -257,6 +258,58 @@ static void test_pasids(void)
 	}
 	CU_ASSERT(denied > 10 && full > 10);
 	guest_stop(&g);
+}
+
+static void unbind_all_but(struct tc *tc, unsigned int hold)
+{
+	struct svio_pgtable_bind b = { .format = SVIO_PGTABLE_X86_64_4, .addr_bits = 40, .min = 9, .max = 9 };
+	struct svio_sva_unbind u = { .min = 5, .max = 10 };
+	struct probe *p = svio_vdev_priv(tc->dev);
+	uint8_t m[64];
+	struct svio_vfu_feature f = { .argsz = sizeof(f) + sizeof(u), .flags = SVIO_VFIO_FEATURE_SVA_UNBIND | SVIO_VFU_FEATURE_SET };
+
+	CU_ASSERT_EQUAL(tc_feature(tc, SVIO_VFIO_FEATURE_PGTABLE_BIND | SVIO_VFU_FEATURE_SET, &b, sizeof(b), 8 + sizeof(b)), 0);
+	CU_ASSERT_PTR_NOT_NULL(svio_vdev_as_pasid(tc->dev, 9));
+	p->hold = hold;
+	memcpy(m, &f, sizeof(f));
+	memcpy(m + sizeof(f), &u, sizeof(u));
+	tc_send(tc, SVIO_VFU_DEVICE_FEATURE, 0, m, sizeof(f) + sizeof(u), NULL, 0);
+	tc_rounds(tc, 20);
+	CU_ASSERT(p->asked && p->why == SVIO_VDEV_Q_PASID && p->q_iova == 5 && p->q_len == 6);
+	CU_ASSERT_PTR_NULL(svio_vdev_as_pasid(tc->dev, 9)); /* from the first moment, whether the model has let go or not */
+}
+
+/* The model is waited for, but not for ever: unbinding cannot fail. */
+static void test_stubborn(void)
+{
+	struct svio_sva_unbind u;
+	struct probe *p;
+	uint64_t since;
+	struct tc tc;
+
+	tc_start(&tc, "probe,iommu", 0);
+	p = svio_vdev_priv(tc.dev);
+	unbind_all_but(&tc, 1000);
+	CU_ASSERT(p->hold > 0);
+	while (p->hold)
+		tc_rounds(&tc, 1);
+	CU_ASSERT_FATAL(tc_recv(&tc));
+	CU_ASSERT_EQUAL(tc.hdr.flags & SVIO_VFU_ERROR, 0);
+	memcpy(&u, tc.data + 8, sizeof(u));
+	CU_ASSERT_EQUAL(u.released, 1);
+	since = svio_now_ns();
+	unbind_all_but(&tc, INT32_MAX);
+	while (svio_now_ns() - since < 2500000000u)
+		tc_rounds(&tc, 1000);
+	CU_ASSERT(p->hold > 0);
+	while (svio_now_ns() - since < 3500000000u)
+		tc_rounds(&tc, 1000);
+	CU_ASSERT_FATAL(tc_recv(&tc));
+	CU_ASSERT_EQUAL(tc.hdr.flags & SVIO_VFU_ERROR, 0);
+	memcpy(&u, tc.data + 8, sizeof(u));
+	CU_ASSERT_EQUAL(u.released, 1);
+	p->hold = 0;
+	tc_stop(&tc);
 }
 
 /* What the client leaves behind goes with it. */
@@ -687,6 +740,7 @@ static void test_requests(void)
 static const struct unit_test tests[] = {
 	{ "features: sizes, flags, ranges, quota; a failed call leaves nothing", test_rules },
 	{ "PASIDs: random binds and releases against a bitmap", test_pasids },
+	{ "a model that does not let go of a PASID", test_stubborn },
 	{ "a client that goes leaves nothing", test_disconnect },
 	{ "a walk: rights, accessed and dirty, NX, canonical addresses", test_walk },
 	{ "large pages and reserved bits", test_large },
