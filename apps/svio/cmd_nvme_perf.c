@@ -196,6 +196,8 @@ static void watch(struct perf_run *r)
 			r->out.interrupted = true;
 			break;
 		}
+		if (r->finish)
+			break;
 		/* Disturbances that were asked for are carried out, also when they take longer. */
 		if (t >= end && completions(&now) >= r->args.min_ios &&
 		    (!r->disturber || perf_disturb_finished(r->disturber)))

@@ -291,6 +291,15 @@ static void command(struct perf_move *move, struct json_object *cmd, int *fds, u
 	bool check = what && strcmp(what, "check") == 0;
 	int fd = -1, rc;
 
+	if (what && strcmp(what, "finish") == 0) {
+		struct json_object *obj = json_object_new_object();
+
+		move->run->finish = true;
+		cli_json_bool(obj, "ok", true);
+		control_send(move->client, obj, NULL, 0);
+		json_object_put(obj);
+		return;
+	}
 	if (!what || (!check && strcmp(what, "send") != 0)) {
 		refuse(move->client, "no such command");
 		return;
@@ -465,6 +474,8 @@ int perf_move_listen(const struct perf_listen *args)
 	if (listen_fd >= 0)
 		fcntl(listen_fd, F_SETFL, O_NONBLOCK);
 	r->move->session_fd = listen_fd;
+	if (stdio) /* was the stream */
+		dup2(STDERR_FILENO, STDOUT_FILENO);
 	fprintf(stderr, "svio: took over: process %ld on %s\n", (long)getpid(), r->device);
 	rc = open_control(r->move, args->control);
 	if (rc)

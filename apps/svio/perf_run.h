@@ -23,6 +23,7 @@ struct perf_run {
 	size_t series_capacity;
 	bool ready_printed;
 	bool received; /* its threads run already */
+	bool finish;   /* whoever may move it wants it to end well, now */
 };
 
 /* Controller and namespace, looked at before anything is written. */
