@@ -214,7 +214,7 @@ struct svio_migrate_report {
 	struct svio_migrate_round round[SVIO_MIGRATE_MAX_ROUNDS]; /* the last one: stop-and-copy */
 	uint32_t differences;
 	struct svio_migrate_difference difference[16];
-	char tracker[48]; /* what told which pages were written */
+	char tracker[80]; /* what told which pages were written */
 	uint8_t session[16];
 };
 
