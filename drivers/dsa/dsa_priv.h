@@ -138,7 +138,7 @@ struct svio_dsa_wq {
 	uint32_t slot; /* of the portal, counted */
 	uint32_t pasid, desc_flags, cache; /* cache: SVIO_DSA_CACHE where the device knows it */
 	bool model, native;
-	const struct svio_sva_bond *bond;
+	struct svio_sva_bond *bond;
 	uint32_t now_ms, depth;
 	/* Seldom. */
 	_Alignas(SVIO_CACHELINE) struct svio_dsa *dsa;

@@ -101,6 +101,27 @@ static bool write_wqcfg(struct svio_dsa_wq *wq)
 	return dsa_cmd_start(dsa, &wq->cmd_result, DSA_CMD_ENABLE_WQ, wq->index);
 }
 
+/* The bond may have ended with a reset of the function. False: not yet, or not at all. */
+static bool renew_bond(struct svio_dsa_wq *wq)
+{
+	int err;
+
+	if (!wq->native)
+		return true;
+	err = svio_sva_renew(wq->bond);
+	if (!err) {
+		wq->pasid = wq->bond->pasid;
+		return true;
+	}
+	if (err == -EBUSY)
+		return false;
+	svio_log_err("%s", svio_last_error());
+	wq->enable_err = err;
+	if (wq->created)
+		dsa_set_gone(wq->dsa, false);
+	return false;
+}
+
 /* One step of a settled queue towards being live. Lock held. */
 static void enable_step(struct svio_dsa_wq *wq)
 {
@@ -115,7 +136,7 @@ static void enable_step(struct svio_dsa_wq *wq)
 	if (wq->state == DSA_WQ_ENABLING && wq->gen != dsa->gen)
 		wq->state = DSA_WQ_PARKED;
 	if (wq->state == DSA_WQ_PARKED) {
-		if (!write_wqcfg(wq))
+		if (dsa->cmd.result || !renew_bond(wq) || !write_wqcfg(wq))
 			return;
 		wq->gen = dsa->gen;
 		wq->state = DSA_WQ_ENABLING;

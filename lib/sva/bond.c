@@ -7,6 +7,7 @@
  * ordinary memory, which the child does inherit: it closes its copy of the descriptor and nothing else.
  */
 #include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,36 +146,71 @@ static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_
 	}
 }
 
+/* Ask for a PASID, checked; *fd is the bond's descriptor, or -1. What fails leaves nothing. */
+static int ask(struct svio_device *dev, const struct svio_sva_report *report, uint32_t *pasid, int *fd)
+{
+	uint32_t limit = UINT32_C(1) << SVIO_MIN(report->info.pasid_bits, 20u);
+	struct svio_sva_bind req = { .bond_fd = -1 };
+	struct svio_device_info info;
+	int err;
+
+	do
+		err = svio_device_feature(dev, SVIO_FEATURE_SET, SVIO_VFIO_FEATURE_SVA_BIND, &req, sizeof(req));
+	while (err == -EINTR);
+	if (err)
+		return explain_bind(dev, err, report);
+	/* Over vfio-user a number in this field is no descriptor of ours, whatever the server wrote. */
+	svio_device_get_info(dev, &info);
+	if (info.transport == SVIO_TRANSPORT_USER)
+		req.bond_fd = -1;
+	if (req.pasid == 0 || req.pasid >= limit) { /* PASID 0 is what requests without one use (Intel VT-d §3.5) */
+		release_pasid(dev, req.pasid);
+		if (req.bond_fd >= 0)
+			close(req.bond_fd);
+		return svio_fail(EPROTO, "%s: bound with PASID %" PRIu32 ", which is none of its %" PRIu32 " bits",
+				 svio_device_name(dev), req.pasid, report->info.pasid_bits);
+	}
+	*pasid = req.pasid;
+	*fd = req.bond_fd;
+	return 0;
+}
+
 static int bind_native(struct svio_device *dev, const struct svio_sva_report *report, struct svio_sva_bond **bondp)
 {
-	struct svio_sva_bind req = { .bond_fd = -1 };
 	struct bond *b = bond_new(dev, SVIO_SVA_NATIVE, report);
-	uint32_t limit = UINT32_C(1) << SVIO_MIN(report->info.pasid_bits, 20u);
 	int err;
 
 	if (!b)
 		return -ENOMEM;
-	err = svio_device_feature(dev, SVIO_FEATURE_SET, SVIO_VFIO_FEATURE_SVA_BIND, &req, sizeof(req));
+	err = ask(dev, report, &b->pasid, &b->fd);
 	if (err) {
 		bond_free(b);
-		return explain_bind(dev, err, report);
-	}
-	/* Over vfio-user a number in this field is no descriptor of ours, whatever the server wrote. */
-	if (req.bond_fd >= 0) {
-		struct svio_device_info info;
-
-		svio_device_get_info(dev, &info);
-		if (info.transport != SVIO_TRANSPORT_USER)
-			b->fd = req.bond_fd;
-	}
-	b->pasid = req.pasid;
-	if (req.pasid == 0 || req.pasid >= limit) { /* PASID 0 is what requests without one use (Intel VT-d §3.5) */
-		release_pasid(dev, req.pasid);
-		bond_free(b);
-		return svio_fail(EPROTO, "%s: bound with PASID %" PRIu32 ", which is none of its %" PRIu32 " bits",
-				 svio_device_name(dev), req.pasid, report->info.pasid_bits);
+		return err;
 	}
 	*bondp = publish(b);
+	return 0;
+}
+
+static bool has_ended(const struct bond *b)
+{
+	struct pollfd p = { .fd = b->fd };
+
+	return b->fd >= 0 && poll(&p, 1, 0) == 1 && p.revents & (POLLHUP | POLLERR);
+}
+
+static int renew(struct bond *b)
+{
+	int fd, err;
+
+	if (b->mode != SVIO_SVA_NATIVE || !has_ended(b))
+		return 0;
+	err = ask(b->dev, &b->report, &b->pasid, &fd);
+	if (err)
+		return err;
+	close(b->fd);
+	b->fd = fd;
+	b->seen->pasid = b->pasid;
+	svio_log_info("%s: the process is bound again, PASID %" PRIu32, svio_device_name(b->dev), b->pasid);
 	return 0;
 }
 
@@ -236,6 +272,21 @@ int svio_sva_bind(struct svio_device *dev, struct svio_ioas *ioas, uint32_t flag
 		return svio_fail(EINVAL, "%s: SVA flags %#x", svio_device_name(dev), flags);
 	pthread_mutex_lock(&lock);
 	err = bind_locked(dev, ioas, flags, bondp);
+	pthread_mutex_unlock(&lock);
+	return err;
+}
+
+int svio_sva_renew(struct svio_sva_bond *seen)
+{
+	struct bond *b;
+	int err;
+
+	pthread_mutex_lock(&lock);
+	b = *find(seen);
+	if (!b || b->pid != getpid())
+		err = svio_fail(ESRCH, "the bond belongs to another process, or to nobody");
+	else
+		err = renew(b);
 	pthread_mutex_unlock(&lock);
 	return err;
 }

@@ -19,8 +19,8 @@
  * has one PASID on all devices of one IOMMU; several devices give several bonds.
  *
  * Order. Unbind after the device's work with this PASID has stopped (the queue that carries the PASID is disabled), and before
- * svio_device_close(). A bond survives svio_device_reset(); what the device had in its queues about the PASID does not, and the driver
- * programs it again.
+ * svio_device_close(). A reset of the function ends native bonds on the kernel (not in the device kit), whoever asked for it: the driver
+ * calls svio_sva_renew() when the device is set up again, before it programs the PASID.
  *
  * fork. A child has no bond: its copy of the address space is another one, which no PASID names. In the child bond->mode reads
  * SVIO_SVA_DEAD, translation gives SVIO_IOVA_BAD, binding is for the child's own devices, and svio_sva_unbind() releases the child's
@@ -96,6 +96,13 @@ int svio_sva_get_report(struct svio_device *dev, struct svio_sva_report *report)
  * being reset, or the process has LAM enabled, -EPERM the peer may not reach this process's memory, -ENODEV gone, -ENOMEM.
  */
 int svio_sva_bind(struct svio_device *dev, struct svio_ioas *ioas, uint32_t flags, struct svio_sva_bond **bondp);
+
+/*
+ * Has the bond ended behind our back (a reset of the function), bind again; bond->pasid may be another one then, and what users hold of
+ * the bond stays good. Call it while the device does not use the PASID. 0 the bond is alive; -EBUSY not yet, the reset goes on; -ESRCH after
+ * fork; or as svio_sva_bind(). A few system calls; not for every poll.
+ */
+int svio_sva_renew(struct svio_sva_bond *bond);
 
 /* Count down; the last one releases the PASID. Cannot fail. NULL is fine. */
 void svio_sva_unbind(struct svio_sva_bond *bond);

@@ -132,6 +132,19 @@ int __wrap_svio_sva_touch(const void *ptr, uint64_t len, bool write)
 	return 0;
 }
 
+/* A function reset ends bonds, as the kernel's do; renewing gives another PASID here, so that the driver must program it. */
+int __wrap_svio_sva_renew(struct svio_sva_bond *bond);
+
+int __wrap_svio_sva_renew(struct svio_sva_bond *bond)
+{
+	if (the_device->renew_err)
+		return svio_fail(the_device->renew_err, "no bond");
+	if (the_device->bond_ended)
+		bond->pasid++;
+	the_device->bond_ended = false;
+	return 0;
+}
+
 /* ---- executing -------------------------------------------------------------------------------------------- */
 
 struct job {
@@ -372,6 +385,8 @@ static uint32_t enable_wq(struct svio_device *dev, uint32_t wq)
 		return DSA_CMD_WQ_NOT_DISABLED;
 	if (!DSA_WQCFG_PRIORITY_OF(cfg[2]))
 		return DSA_CMD_WQ_PRIORITY_ZERO;
+	if (dev->bond_ended)
+		dev->bad_desc++; /* a PASID that nobody has any more */
 	if (!(cfg[2] & DSA_WQCFG_DEDICATED))
 		return DSA_CMD_WQ_MODE;
 	if (1ull << DSA_WQCFG_MAX_XFER_OF(cfg[3]) > DSA_GENCAP_MAX_XFER(dev->gencap))
@@ -606,6 +621,7 @@ void fake_function_reset(struct svio_device *dev, bool hooks)
 		dev->hook->prepare(dev->hook->ctx, dev);
 	}
 	device_reset(dev);
+	dev->bond_ended = true;
 	svio_device_event_set(dev, SVIO_EV_RESET);
 	if (hooks && dev->hook) {
 		dev->hook->done(dev->hook->ctx, dev, 0);

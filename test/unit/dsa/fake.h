@@ -48,7 +48,8 @@ struct svio_device {
 	uint32_t slot[FAKE_WQS];
 	struct dsa_desc taken[FAKE_TAKEN];
 	uint32_t num_taken;
-	bool master, decoding, gone, revoked;
+	bool master, decoding, gone, revoked, bond_ended;
+	int renew_err;
 	struct svio_device_hook *hook;
 
 	/* Absent pages; nothing: what touching does not help with. */

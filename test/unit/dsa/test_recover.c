@@ -159,6 +159,9 @@ static void test_policies(void)
 			}
 			CU_ASSERT_EQUAL(later.calls, 1);
 			CU_ASSERT_EQUAL(later.res.status, 0);
+			/* The PASID of a renewed bond is what the queue works with. */
+			CU_ASSERT_EQUAL(bond.pasid, t == BY_RESET || t == BY_ORDERLY_RESET ? 38 : 37);
+			CU_ASSERT_EQUAL(DSA_WQCFG_PASID_OF(dev->wqcfg[0][DSA_WQCFG_MODE / 4]), bond.pasid);
 			svio_dsa_get_stats(dsa, &stats);
 			CU_ASSERT_TRUE(stats.resets >= 1);
 			CU_ASSERT_EQUAL(stats.canceled, policy ? 1 : 4);
@@ -166,6 +169,32 @@ static void test_policies(void)
 			CU_ASSERT_EQUAL(stats.revocations, t == BY_DECODING);
 			finish();
 		}
+}
+
+/* A bond that is refused later is waited for, one that is refused for good is the end: everything completes. */
+static void test_bond_lost(void)
+{
+	for (int good = 0; good < 2; good++) {
+		struct seen s = { 0 };
+		uint8_t *buf;
+
+		begin(SVIO_DSA_REQUEUE);
+		buf = fake_buf(8192);
+		dev->lose = true;
+		CU_ASSERT_EQUAL(svio_dsa_copy(wq, buf, buf + 4096, 64, cb, &s), 0);
+		fake_run(dev);
+		dev->lose = false;
+		dev->renew_err = EBUSY;
+		fake_function_reset(dev, true);
+		poll_some(100);
+		CU_ASSERT_EQUAL(s.calls, 0);
+		dev->renew_err = good ? 0 : EDQUOT;
+		poll_some(100);
+		CU_ASSERT_EQUAL(s.calls, 1);
+		CU_ASSERT_EQUAL(s.res.status, good ? 0 : -ENODEV);
+		CU_ASSERT_EQUAL(svio_dsa_gone(dsa), !good);
+		finish();
+	}
 }
 
 /* Nothing ends before the device has stopped: while it is away its descriptors may still be at work. */
@@ -451,6 +480,7 @@ static void test_destroy(void)
 static const struct unit_test tests[] = {
 	{ "opening: refusals, hangs, nonsense", test_open },
 	{ "each trouble under each policy", test_policies },
+	{ "a bond that a reset has ended", test_bond_lost },
 	{ "nothing ends before the device has stopped", test_not_too_early },
 	{ "gone, or wanted back", test_gone },
 	{ "an operation that takes too long", test_timeout },

@@ -338,6 +338,42 @@ static void test_fork(void)
 	close(dev.fd);
 }
 
+/* A reset of the function ends the bond: the descriptor says so, and binding again keeps what users hold. */
+static void test_renew(void)
+{
+	struct svio_device dev = native();
+	struct svio_sva_bond *a, *i;
+	int fds = unit_count_fds(), status = -1;
+	pid_t child;
+
+	CU_ASSERT_EQUAL_FATAL(svio_sva_bind(&dev, &ioas, 0, &a), 0);
+	CU_ASSERT_EQUAL_FATAL(svio_sva_bind(&dev, &ioas, SVIO_SVA_WANT_IDENTITY, &i), 0);
+	CU_ASSERT_EQUAL(svio_sva_renew(a), 0);
+	CU_ASSERT_EQUAL(svio_sva_renew(i), 0);
+	CU_ASSERT_EQUAL(dev.binds, 1);
+	close(dev.fd); /* POLLERR at the other end */
+	dev.count = 0;
+	dev.bind_err = EBUSY;
+	CU_ASSERT_EQUAL(svio_sva_renew(a), -EBUSY);
+	CU_ASSERT_EQUAL(a->mode, SVIO_SVA_NATIVE);
+	dev.bind_err = 0;
+	dev.pasid = 41;
+	CU_ASSERT_EQUAL(svio_sva_renew(a), 0);
+	CU_ASSERT_EQUAL(a->pasid, 41);
+	CU_ASSERT_EQUAL(dev.binds, 2);
+	CU_ASSERT_EQUAL(svio_sva_renew(a), 0);
+	CU_ASSERT_EQUAL(dev.binds, 2);
+	child = fork();
+	if (child == 0)
+		_exit(svio_sva_renew(a) != -ESRCH);
+	CU_ASSERT_TRUE(waitpid(child, &status, 0) == child && status == 0);
+	svio_sva_unbind(i);
+	svio_sva_unbind(a);
+	CU_ASSERT_TRUE(closed(&dev));
+	close(dev.fd);
+	CU_ASSERT_EQUAL(unit_count_fds(), fds);
+}
+
 static int scenario(void *ctx)
 {
 	struct svio_device *dev = ctx;
@@ -407,6 +443,7 @@ static const struct unit_test tests[] = {
 	{ "a native mode that fails is an error", test_refusals },
 	{ "a server's number is no descriptor", test_foreign_fd },
 	{ "a child has no bond", test_fork },
+	{ "a bond that a reset has ended is renewed", test_renew },
 	{ "every allocation fails in turn", test_failnth },
 	{ "threads bind at once", test_threads },
 	{ NULL, NULL },
