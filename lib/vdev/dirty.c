@@ -225,9 +225,11 @@ int svio__vd_dirty_report(struct svio_vdev *dev, const struct svio_vfu_dma_log_r
 	struct vd_dirty *d = dev->as0.dirty;
 	uint64_t last = req->iova + req->length - 1;
 	unsigned int shift = (unsigned int)__builtin_ctzll(req->page_size);
+	bool ragged;
 
 	if (!d)
 		return -EINVAL;
+	ragged = (req->iova | (last + 1)) & ((UINT64_C(1) << d->shift) - 1);
 	for (uint32_t i = 0; i <= d->mask; i++) {
 		struct vd_chunk *c = d->table[i];
 		uint64_t first, pages_from = 0, pages_to = CHUNK_PAGES - 1;
@@ -252,7 +254,7 @@ int svio__vd_dirty_report(struct svio_vdev *dev, const struct svio_vfu_dma_log_r
 				continue;
 			/* Pages at the range's ends may stick out of it. */
 			whole = mask;
-			for (uint64_t b = 0; b < 64; b++) {
+			for (uint64_t b = 0; ragged && b < 64; b++) {
 				uint64_t a = (first + w * 64 + b) << d->shift;
 
 				if ((mask >> b & 1) &&
