@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Identify (1.4 §5.15): the controller, its namespaces, and raw data for tools. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include "nvme_priv.h"
@@ -147,6 +148,9 @@ static int parse_ns(struct svio_nvme *nvme, uint32_t nsid, const struct nvme_id_
 		return svio_fail(ENOTSUP, "%s: namespace %u keeps %u bytes of metadata in each block; format it without",
 				 nvme->name, nsid, ns->metadata_size);
 	ns->blocks = svio_le64_to_cpu(id->nsze);
+	if (ns->blocks == 0 || ns->blocks > UINT64_MAX >> ns->lba_shift) /* its users count in bytes */
+		return svio_fail(EPROTO, "%s: namespace %u says that it has %" PRIu64 " blocks of %u bytes", nvme->name, nsid,
+				 ns->blocks, ns->lba_size);
 	memcpy(ns->eui64, id->eui64, sizeof(ns->eui64));
 	memcpy(ns->nguid, id->nguid, sizeof(ns->nguid));
 	return 0;

@@ -12,6 +12,7 @@
 
 uint64_t fake_now = 1000000000;
 bool fake_threads;
+uint32_t fake_haste = 1;
 bool fake_idle;
 char fake_log_last[512];
 unsigned int fake_log_errors;
@@ -53,7 +54,7 @@ int __wrap_nanosleep(const struct timespec *ts, struct timespec *rem)
 {
 	if (fake_threads)
 		return __real_nanosleep(ts, rem);
-	fake_now += (uint64_t)ts->tv_sec * 1000000000 + (uint64_t)ts->tv_nsec;
+	fake_now += ((uint64_t)ts->tv_sec * 1000000000 + (uint64_t)ts->tv_nsec) * fake_haste;
 	return 0;
 }
 
@@ -486,6 +487,8 @@ static uint16_t execute(struct svio_device *dev, const struct nvme_cmd *cmd)
 			BAD(dev);
 		return ok ? 0 : NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_DATA_TRANSFER);
 	case NVME_IO_WRITE_ZEROES:
+		if (lba >= FAKE_BLOCKS || nlb > FAKE_BLOCKS - lba)
+			return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_LBA_RANGE);
 		memset(dev->store + lba * FAKE_LBA, 0, (size_t)nlb * FAKE_LBA);
 		return 0;
 	case NVME_IO_DSM:
@@ -639,11 +642,12 @@ static uint16_t delete_queue(struct svio_device *dev, const struct nvme_cmd *cmd
 	if (!sq && dev->sq[qid].exists)
 		return NVME_STATUS_MAKE(NVME_SCT_COMMAND, NVME_SC_QUEUE_DELETION);
 	for (uint32_t i = 0; sq && i < dev->num_cmds;) { /* 1.4 §5.6 */
+		uint32_t before = dev->num_cmds;
+
 		if (dev->cmds[i].sqid == qid)
 			fake_complete(dev, i,
 				      NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_ABORT_SQ_DELETED));
-		else
-			i++;
+		i += dev->num_cmds == before; /* another queue's, or there is no room for it */
 	}
 	(sq ? dev->sq : dev->cq)[qid].exists = false;
 	return 0;
@@ -679,6 +683,8 @@ static void admin(struct svio_device *dev, const struct nvme_cmd *cmd)
 	switch (cmd->opcode) {
 	case NVME_ADM_IDENTIFY:
 		status = identify(dev, cmd);
+		if (!status && dev->tamper)
+			dev->tamper(dma(dev, svio_le64_to_cpu(cmd->prp1), 4096), cmd);
 		break;
 	case NVME_ADM_SET_FEATURES:
 		grant = dev->grant ? dev->grant : (FAKE_QUEUES - 1) << 16 | (FAKE_QUEUES - 1);

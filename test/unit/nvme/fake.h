@@ -62,6 +62,7 @@ struct svio_device {
 	int fail_opcode;   /* admin opcode that fails with fail_status, or -1 */
 	uint16_t fail_status;
 	int mute_opcode;    /* admin opcode that is never answered, or -1 */
+	void (*tamper)(void *page, const struct nvme_cmd *cmd); /* with Identify data, or NULL */
 	uint64_t max_steps; /* a test that waits for ever fails instead; 0: no limit */
 
 	/* The controller's state. */
@@ -125,6 +126,7 @@ size_t fake_mem_out(void);
 
 /* Virtual time. */
 extern uint64_t fake_now;
+extern uint32_t fake_haste; /* a nap is so many times as long as was asked for */
 extern bool fake_threads; /* the device's lock is taken, time is real */
 extern bool fake_idle;	  /* looking at the clock is no step: for measurements */
 void fake_lock(void);
