@@ -481,7 +481,7 @@ static bool in_one(struct svio_vdev *dev, const struct dm *dm, const struct dm_t
 static void fill(const struct dm_task *t, uint8_t *p, uint32_t len)
 {
 	uint8_t pattern[8];
-	uint64_t word;
+	uint64_t word = 0;
 
 	if (op_of(&t->d) == DSA_OP_FILL)
 		memcpy(pattern, &t->d.pattern, 8);
@@ -563,7 +563,7 @@ static bool do_slice(struct svio_vdev *dev, struct dm *dm, struct dm_task *t)
 		return true;
 	}
 	if (t->stage == 0 && t->io == DM_IO_NONE && op == DSA_OP_MEMMOVE && in_one(dev, dm, t, &o)) {
-		commit(t, &o, NULL, NULL);
+		commit(t, &o, t->buf[0], t->buf[1]); /* a copy does not look at them */
 		return true;
 	}
 	for (; t->stage < o.all; t->stage++) {

@@ -7,7 +7,9 @@
  *
  *	bind its process (SVA_BIND): the PASID's addresses are the pointers of the process that connected the socket
  *	    (SO_PEERCRED), and of no other. Its pages are reached by process_vm_readv(2) and process_vm_writev(2): the kernel
- *	    resolves what is swapped out, never touched, or shared after fork(), and what must not be accessed gives a fault.
+ *	    resolves what is swapped out, never touched, or shared after fork(), and what must not be accessed gives a fault. Never by
+ *	    pointers, even where the client has mapped the same memory for DMA: where in the process that memory lies can change without
+ *	    us hearing of it, and a store would come after the munmap() or mprotect() that forbade it.
  *	bind page tables (PGTABLE_BIND): x86-64 tables in shared memory, walked by the kit, translations cached in an IOTLB that
  *	    the client invalidates. What is not present may be asked for by a page request, which the client answers.
  *

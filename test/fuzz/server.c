@@ -93,7 +93,7 @@ static void answer_dma(struct fz_kit *k, const struct fz_msg *m, struct fz_in *i
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char *const specs[] = { "edu,dma_mask=0xffffffffffffffff", "edu,map", "nvme,queues=2,entries=8,size=64K",
-					     "probe" };
+					     "probe,iommu" };
 	struct fz_in in = { data, size };
 	uint8_t conf = fz_u8(&in);
 	int before = fz_next_fd();

@@ -936,6 +936,70 @@ static void test_migrate(void)
 	close(fd);
 }
 
+/* By PASID: the client binds on the target, to the same PASID, before it lets the device run. Without that, nothing is reached. */
+static void test_migrate_pasid(void)
+{
+	static uint8_t stream[1 << 18];
+	uint32_t pasid;
+	struct big b;
+	size_t len;
+
+	big_start(&b, 3);
+	pasid = DSA_WQCFG_PASID_OF(tc_r32(&b.td.tc, TD_WQCFG + DSA_WQCFG_MODE));
+	for (unsigned int hop = 0; hop < 4; hop++) {
+		struct svio_sva_bind again = { .min = pasid, .max = pasid };
+
+		CU_ASSERT_EQUAL_FATAL(tc_mig_set(&b.td.tc, SVIO_VFU_STATE_STOP_COPY), 0);
+		len = stream_out(&b.td, stream, sizeof(stream));
+		td_stop(&b.td);
+		td_start(&b.td, "dsa");
+		if (hop < 3)
+			CU_ASSERT_EQUAL(td_feature_set(&b.td, SVIO_VFIO_FEATURE_SVA_BIND, &again, sizeof(again)), 0);
+		CU_ASSERT_EQUAL_FATAL(stream_in(&b.td, stream, len), 0);
+		tc_rounds(&b.td.tc, 40);
+	}
+	CU_ASSERT_EQUAL(b.cr[0].status, 0); /* 20 + 3 × 40 of its 512 slices */
+	big_quiet(&b);
+	CU_ASSERT(tc_r32(&b.td.tc, DSA_REG_SWERR) & DSA_SWERR_VALID);
+	big_stop(&b);
+	/* and to its end */
+	big_start(&b, 1);
+	CU_ASSERT_EQUAL_FATAL(tc_mig_set(&b.td.tc, SVIO_VFU_STATE_STOP_COPY), 0);
+	len = stream_out(&b.td, stream, sizeof(stream));
+	td_stop(&b.td);
+	td_start(&b.td, "dsa");
+	CU_ASSERT_EQUAL(td_bind(&b.td), pasid);
+	CU_ASSERT_EQUAL_FATAL(stream_in(&b.td, stream, len), 0);
+	CU_ASSERT_EQUAL(td_wait(&b.td, b.cr), DSA_ST_SUCCESS);
+	CU_ASSERT_EQUAL(memcmp(b.src, b.dst, BIG), 0);
+	big_stop(&b);
+}
+
+/* A client that maps no BAR, as one of a server that sleeps: a descriptor is one message. */
+static void test_portal_messages(void)
+{
+	struct dsa_completion *cr = (void *)pages(1);
+	uint8_t *mem = pages(2);
+	struct dsa_desc d;
+	struct td td;
+
+	memset(&td, 0, sizeof(td));
+	tc_start(&td.tc, "dsa", SVIO_VDEV_NO_MMAP);
+	tc_master(&td.tc);
+	td_up(&td, td_bind(&td), 0);
+	randomise(mem, PAGE);
+	for (unsigned int i = 0; i < 200; i++) {
+		memset(cr, 0, sizeof(*cr));
+		d = td_desc(DSA_OP_MEMMOVE, 0, mem + i, mem + PAGE, 100 + i, cr);
+		CU_ASSERT_EQUAL(tc_write(&td.tc, DSA_BAR_PORTALS, i % DSA_PORTAL_SLOTS * sizeof(d), &d, sizeof(d)), 0);
+		CU_ASSERT_EQUAL(td_wait(&td, cr), DSA_ST_SUCCESS);
+		CU_ASSERT_EQUAL(memcmp(mem + i, mem + PAGE, 100 + i), 0);
+	}
+	tc_stop(&td.tc);
+	munmap(cr, PAGE);
+	munmap(mem, 2 * PAGE);
+}
+
 /* By messages, overlapping: a slice that is written is not read again on the other side, where it would be the wrong bytes. */
 static void test_migrate_messages(void)
 {
@@ -1059,6 +1123,8 @@ static const struct unit_test tests[] = {
 	{ "abort, reset, unbind, disconnect in the middle: nothing is written afterwards", test_abort },
 	{ "block-on-fault: pages on request", test_paging },
 	{ "migration in the middle of everything, twelve times", test_migrate },
+	{ "migration by PASID: bound anew on the target, or not", test_migrate_pasid },
+	{ "descriptors by messages", test_portal_messages },
 	{ "migration between the messages of a copy", test_migrate_messages },
 	{ "unmapping between the messages of a copy", test_unmap_messages },
 	{ NULL, NULL }
