@@ -11,6 +11,7 @@ limit=${SVIO_NATIVE_LIMIT:-120} # seconds that one command may take; a busy mach
 dir=$(mktemp -d "${TMPDIR:-/tmp}/svio-native.XXXXXX") || exit 1
 failed=0
 started=() # process ids
+preload=
 guard="" pid="" # of the server: timeout(1), and svio itself
 
 # Not by name: others run svio too.
@@ -51,7 +52,7 @@ wait_for()
 # A process that has ended but was not waited for is a zombie (proc(5)).
 running() { [ -e "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
 
-# serve NAME MODEL --socket PATH...: in the background; its output is $dir/NAME.out, its process id $pid
+# serve NAME MODEL --socket PATH...: in the background, with the library $preload in front when there is one; its output is $dir/NAME.out, its process id $pid
 serve()
 {
 	local name=$1 devices=0 word
@@ -61,7 +62,7 @@ serve()
 	pid=
 	rm -f "$dir/$name.out"
 	for word in "$@"; do [ "$word" != --socket ] || devices=$((devices + 1)); done
-	timeout -k 1 $((limit * 4)) "$svio" serve "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
+	timeout -k 1 $((limit * 4)) env ${preload:+"LD_PRELOAD=$preload"} "$svio" serve "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
 	guard=$!
 	started+=("$guard")
 	wait_for "[ \$(grep -c '^serving ' $dir/$name.out) = $devices ] || ! running $guard" || return 1

@@ -137,8 +137,11 @@ slow_disk() # SERVER OPTIONS...
 	local w rc=0
 	truncate -s 16M "$dir/slow.img"
 	rm -f "$dir/sync" "$dir/sync.gate"
-	SVIO_SLOW_SYNC=$dir/sync LD_PRELOAD=$probes/slow_sync.so ASAN_OPTIONS=${ASAN_OPTIONS-}:verify_asan_link_order=0 \
-		serve f nvme --file "$dir/slow.img" --socket "$dir/s" "$@" || return 1
+	export SVIO_SLOW_SYNC=$dir/sync
+	local preload=$probes/slow_sync.so ASAN_OPTIONS=${ASAN_OPTIONS-}:verify_asan_link_order=0
+	export ASAN_OPTIONS
+	serve f nvme --file "$dir/slow.img" --socket "$dir/s" "$@" || return 1
+	preload=
 	head -c 1M /dev/urandom >"$dir/in"
 	: >"$dir/sync.gate"
 	timeout -k 1 "$limit" "$svio" nvme write "user:$dir/s" --in "$dir/in" --flush >"$dir/w.out" 2>"$dir/w.err" &
@@ -154,7 +157,7 @@ slow_disk() # SERVER OPTIONS...
 	cmp -n 1048576 "$dir/in" "$dir/slow.img" || return 1
 	# Shutdown notification, by the close of the client before, has flushed too; force unit access does.
 	rm -f "$dir/sync"
-	SVIO_SLOW_SYNC=$dir/sync "$probes/quirky" fua "$dir/s" || return 1
+	"$probes/quirky" fua "$dir/s" || return 1
 	stop f
 }
 check "a flush that waits for the disk holds up nobody else; a write with FUA is flushed" slow_disk
