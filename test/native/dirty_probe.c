@@ -3,15 +3,17 @@
  * The dirty set against an oracle. Threads store to random pages, and devices write to random pages of the same memory; each notes what
  * it wrote.
  *
- *	dirty_probe exact SPACE SOURCES NVME EDU OPS	rounds in which nobody writes during sync: equal, page by page
- *	dirty_probe moving SPACE SOURCES NVME EDU OPS	sync while all write: the copy made of what sync names becomes equal to the
+ *	dirty_probe exact SPACE SOURCES NVME EDU OPS [DSA]
+ *							rounds in which nobody writes during sync: equal, page by page
+ *	dirty_probe moving SPACE SOURCES NVME EDU OPS [DSA]
+ *							sync while all write: the copy made of what sync names becomes equal to the
  *							memory, and nothing is named that nobody wrote
  *	dirty_probe follow NVME EDU			mappings, devices and drivers that come and go while a set is active
  *	dirty_probe messages EDU			memory without a descriptor: the server writes by messages
  *	dirty_probe coarse NVME				kernel VFIO: type1's bitmap has what the driver marked, and more
  *
  * SPACE is va or iova (then with IOVAs that are not the addresses); SOURCES cpu+device or cpu+driver; NVME and EDU are devices, EDU may
- * be "-": none; OPS how many writes. Prints "ok - …" for each thing shown.
+ * be "-": none; OPS how many writes; DSA a device that writes under SVA, by plain pointers, which the CPU's source sees. Prints "ok - …" for each thing shown.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -20,6 +22,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "svio_dirty.h"
+#include "svio_dsa.h"
 #include "svio_edu.h"
 #include "svio_nvme.h"
 
@@ -37,6 +40,10 @@ static struct svio_nvme *nvme;
 static struct svio_nvme_qp *qp;
 static struct svio_nvme_ns ns;
 static struct svio_edu *edu;
+static struct svio_device *dsa_dev;
+static struct svio_sva_bond *bond;
+static struct svio_dsa *dsa;
+static struct svio_dsa_wq *wq;
 static uint8_t *mem;   /* what is written and watched */
 static uint8_t *stage; /* DMA memory beside it */
 static uint64_t base;  /* mem in the set's addresses */
@@ -118,6 +125,22 @@ static void open_edu(void)
 {
 	TRY(svio_edu_open(edu_dev, ioas, 0, &edu));
 	svio_edu_set_dma_mask(edu, UINT64_MAX);
+}
+
+static void open_dsa(const char *name)
+{
+	TRY(svio_device_open(name, NULL, &dsa_dev));
+	TRY(svio_sva_bind(dsa_dev, NULL, 0, &bond));
+	TRY(svio_dsa_open(dsa_dev, NULL, &dsa));
+	TRY(svio_dsa_wq_create(dsa, bond, NULL, &wq));
+}
+
+static void close_dsa(void)
+{
+	svio_dsa_wq_destroy(wq);
+	svio_dsa_close(dsa);
+	svio_sva_unbind(bond);
+	svio_device_close(dsa_dev);
 }
 
 static uint32_t blocks_of(uint32_t bytes)
@@ -241,6 +264,18 @@ static void edu_write(struct writer *w, uint64_t ops)
 	}
 }
 
+/* By the process's own page tables: in pieces that begin and end anywhere. */
+static void dsa_write(struct writer *w, uint64_t ops)
+{
+	for (uint64_t i = 0; i < ops; i++) {
+		size_t len = 8 + rnd(&w->seed) % 1024 * 8, off = pick(w, len);
+		struct svio_dsa_op op = { .op = SVIO_DSA_FILL, .dst = mem + off, .len = len, .pattern = rnd(&w->seed) };
+
+		wrote(w, off, len);
+		TRY(svio_dsa_run(wq, &op, NULL));
+	}
+}
+
 static void *writer_main(void *arg)
 {
 	struct writer *w = arg;
@@ -317,9 +352,9 @@ static const char *cpu_name(enum svio_dirty_cpu cpu)
 
 static void proof(bool moving, bool iova, uint32_t sources, uint64_t ops)
 {
-	static struct writer w[CPU_THREADS + 2];
+	static struct writer w[CPU_THREADS + 3];
 	static uint64_t oracle[WORDS], named[WORDS];
-	const size_t n = SVIO_ARRAY_SIZE(w) - !edu;
+	const size_t n = CPU_THREADS + 1 + (edu != NULL) + (dsa != NULL);
 	const uint32_t devices = edu ? 2 : 1;
 	const uint64_t rounds = 40;
 	uint64_t syncs = 0, total = 0, pages = 0;
@@ -330,7 +365,8 @@ static void proof(bool moving, bool iova, uint32_t sources, uint64_t ops)
 
 	for (size_t i = 0; i < n; i++) {
 		w[i].seed = UINT64_C(0x9e3779b97f4a7c15) * (i + 1);
-		w[i].write = i < CPU_THREADS ? cpu_write : i == CPU_THREADS ? nvme_write : edu_write;
+		w[i].write = i < CPU_THREADS ? cpu_write : i == CPU_THREADS ? nvme_write :
+			     i == CPU_THREADS + 1 && edu ? edu_write : dsa_write;
 		/* Device writes cost thousands of times as much as stores. */
 		w[i].ops = (i < CPU_THREADS ? ops / CPU_THREADS : ops / 250) / rounds + 1;
 	}
@@ -547,7 +583,7 @@ int main(int argc, char **argv)
 	const char *mode = argc > 1 ? argv[1] : "";
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (argc == 7 && (strcmp(mode, "exact") == 0 || strcmp(mode, "moving") == 0)) {
+	if ((argc == 7 || argc == 8) && (strcmp(mode, "exact") == 0 || strcmp(mode, "moving") == 0)) {
 		bool iova = strcmp(argv[2], "iova") == 0;
 		uint32_t dma = strcmp(argv[3], "cpu+driver") == 0 ? SVIO_DIRTY_DRIVER : SVIO_DIRTY_DEVICE;
 
@@ -555,6 +591,8 @@ int main(int argc, char **argv)
 		open_nvme();
 		if (edu_dev)
 			open_edu();
+		if (argc == 8)
+			open_dsa(argv[7]);
 		fill_namespace();
 		proof(mode[0] == 'm', iova, SVIO_DIRTY_CPU | dma, strtoull(argv[6], NULL, 0));
 	} else if (argc == 4 && strcmp(mode, "follow") == 0) {
@@ -568,10 +606,11 @@ int main(int argc, char **argv)
 		open_nvme();
 		coarse();
 	} else {
-		fprintf(stderr, "usage: dirty_probe exact|moving va|iova cpu+device|cpu+driver NVME EDU OPS\n"
+		fprintf(stderr, "usage: dirty_probe exact|moving va|iova cpu+device|cpu+driver NVME EDU|- OPS [DSA]\n"
 				"       dirty_probe follow NVME EDU\n       dirty_probe messages EDU\n       dirty_probe coarse NVME\n");
 		return 2;
 	}
+	close_dsa();
 	close_devices();
 	svio_mem_free(mem);
 	svio_mem_free(stage);
