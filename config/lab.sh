@@ -554,9 +554,10 @@ build_own_kernel()
 	}
 	in_root "$tmp/build" make -s -C /build kernelrelease >"$tmp/release" 2>/dev/null
 	release=$(cat "$tmp/release")
-	mkdir -p "$tmp/lib/modules/$release"
-	cp "$tmp"/build/modules.builtin* "$tmp/lib/modules/$release/"
-	: >"$tmp/lib/modules/$release/modules.order"
+	in_root "$tmp/build" make -s -C /build INSTALL_MOD_PATH=/build/installed INSTALL_MOD_STRIP=1 \
+		DEPMOD=/bin/true modules_install >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; die "modules_install failed"; }
+	mv "$tmp/build/installed/lib" "$tmp/lib"
+	rm -f "$tmp/lib/modules/$release/build"
 	PATH=$PATH:/usr/sbin:/sbin depmod -b "$tmp" "$release"
 	in_root "$tmp/build" strip -g -o /build/vmlinux.stripped /build/vmlinux
 	mv "$tmp/build/vmlinux.stripped" "$tmp/vmlinux"
