@@ -160,7 +160,7 @@ static void report_modes(struct doctor *doc)
 	if (svio_pci_scan(&list, &count))
 		return;
 	for (size_t i = 0; i < count; i++) {
-		if (!pcidev_on_vfio(&list[i]) || (!has_pasid(&list[i]) && strcmp(list[i].driver, "svio_vfio_pci") != 0) ||
+		if (!pcidev_on_vfio(&list[i]) || (!has_pasid(&list[i]) && strcmp(list[i].driver, "svio-vfio-pci") != 0) ||
 		    svio_device_open(list[i].name, &opts, &dev))
 			continue;
 		if (svio_sva_get_report(dev, &report) == 0)
@@ -203,7 +203,7 @@ static void report_system(struct doctor *doc)
 		f = doctor_add(doc, "sva", DOCTOR_WARN, "%s: %zu functions have PASIDs, but svio's VFIO variant driver "
 			       "is not loaded", instead, capable);
 		doctor_remedy(f, doctor_module_loadable("svio_vfio_pci") ?
-				      "modprobe svio_vfio_pci; svio bind --driver svio_vfio_pci DEV" :
+				      "modprobe svio_vfio_pci; svio bind --driver svio-vfio-pci DEV" :
 				      "install the kernel module svio_vfio_pci (folder kernel/)");
 		return;
 	}

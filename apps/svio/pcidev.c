@@ -125,7 +125,8 @@ void pcidev_ability(const struct svio_pci_info *info, struct pcidev_ability *abi
 	if (info->quirks & SVIO_PCI_QUIRK_VFIO_DENYLIST) {
 		ability->use = PCIDEV_BLOCKED;
 		snprintf(ability->why, sizeof(ability->why),
-			 "on vfio-pci's denylist (a user of it can take the system down)");
+			 "on vfio-pci's denylist (a user of it can take the system down); svio-vfio-pci takes it if an "
+			 "administrator loads it with disable_denylist=1");
 		return;
 	}
 	if (info->has_driver && svio_pci_in_use(&info->addr)) {

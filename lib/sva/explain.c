@@ -25,7 +25,7 @@ static void no_feature(struct svio_device *dev, char *buf, size_t len)
 	if (info.transport == SVIO_TRANSPORT_USER)
 		snprintf(buf, len, "the vfio-user server has no SVA for this device");
 	else
-		snprintf(buf, len, "the kernel driver that it is bound to has no SVA; run: svio bind --driver svio_vfio_pci %s",
+		snprintf(buf, len, "the kernel driver that it is bound to has no SVA; run: svio bind --driver svio-vfio-pci %s",
 			 svio_device_name(dev));
 }
 

@@ -238,7 +238,7 @@ static void test_reasons(void)
 	dev.info_err = -ENOTTY;
 	CU_ASSERT_EQUAL(svio_sva_get_report(&dev, &report), 0);
 	CU_ASSERT_FALSE(report.has_info);
-	CU_ASSERT_PTR_NOT_NULL(strstr(report.why, "svio bind --driver svio_vfio_pci 0000:99:00.0"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(report.why, "svio bind --driver svio-vfio-pci 0000:99:00.0"));
 	dev.transport = SVIO_TRANSPORT_USER;
 	svio_sva_get_report(&dev, &report);
 	CU_ASSERT_PTR_NOT_NULL(strstr(report.why, "vfio-user"));
