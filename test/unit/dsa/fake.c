@@ -127,7 +127,7 @@ int __wrap_svio_sva_touch(const void *ptr, uint64_t len, bool write)
 	the_device->touches++;
 	if (i >= 0 && the_device->absent[i].nothing)
 		return svio_fail(EFAULT, "nothing there");
-	if (i >= 0)
+	if (i >= 0 && !the_device->stubborn)
 		the_device->absent[i] = the_device->absent[--the_device->num_absent];
 	return 0;
 }

@@ -35,6 +35,7 @@ struct svio_device {
 	bool reverse;  /* executes the youngest first */
 	bool lose;     /* takes descriptors and forgets them */
 	bool stop;     /* takes nothing */
+	bool stubborn; /* touching a page does not make it present */
 	uint8_t force; /* every record gets this status, if not 0 */
 	uint8_t force_result;
 	uint32_t force_bytes;

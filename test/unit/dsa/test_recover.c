@@ -171,6 +171,33 @@ static void test_policies(void)
 		}
 }
 
+/* Settled one completion a poll: nothing is settled twice. */
+static void test_little_by_little(void)
+{
+	struct svio_dsa_stats stats;
+	struct seen s[8] = { 0 };
+	uint8_t *buf;
+
+	begin(SVIO_DSA_REQUEUE);
+	buf = fake_buf(65536);
+	dev->lose = true;
+	for (int i = 0; i < 8; i++) /* every other one overlaps */
+		CU_ASSERT_EQUAL(svio_dsa_copy(wq, buf + 8192 * i, buf + 8192 * i + (i & 1 ? 100 : 4096), 4096, cb, &s[i]), 0);
+	fake_run(dev);
+	dev->lose = false;
+	svio_dsa_reset(dsa);
+	for (int i = 0; i < 200; i++) {
+		CU_ASSERT_TRUE(svio_dsa_poll(wq, 1) <= 1);
+		fake_run(dev);
+		fake_now += 100000;
+	}
+	for (int i = 0; i < 8; i++)
+		CU_ASSERT_TRUE(s[i].calls == 1 && s[i].res.status == (i & 1 ? -ECANCELED : 0));
+	svio_dsa_get_stats(dsa, &stats);
+	CU_ASSERT_TRUE(stats.requeued == 4 && stats.canceled == 4);
+	finish();
+}
+
 /* A bond that is refused later is waited for, one that is refused for good is the end: everything completes. */
 static void test_bond_lost(void)
 {
@@ -222,17 +249,23 @@ static void test_not_too_early(void)
 
 static void test_gone(void)
 {
-	struct seen s[3] = { 0 };
+	struct seen s[3] = { 0 }, done = { 0 };
 	uint8_t *buf;
 
 	for (int asked = 0; asked < 2; asked++) {
 		memset(s, 0, sizeof(s));
+		memset(&done, 0, sizeof(done));
 		begin(SVIO_DSA_REQUEUE);
 		buf = fake_buf(8192);
 		dev->lose = true;
 		for (int i = 0; i < 2; i++)
 			CU_ASSERT_EQUAL(svio_dsa_copy(wq, buf, buf + 4096, 64, cb, &s[i]), 0);
 		fake_run(dev);
+		/* What the device had completed counts, though nobody has looked yet. */
+		dev->lose = false;
+		CU_ASSERT_EQUAL(svio_dsa_copy(wq, buf, buf + 4096, 64, cb, &done), 0);
+		fake_run(dev);
+		dev->stop = true;
 		if (asked)
 			svio_device_event_set(dev, SVIO_EV_REQ);
 		else
@@ -240,6 +273,7 @@ static void test_gone(void)
 		poll_some(50);
 		for (int i = 0; i < 2; i++)
 			CU_ASSERT_TRUE(s[i].calls == 1 && s[i].res.status == -ENODEV);
+		CU_ASSERT_TRUE(done.calls == 1 && done.res.status == 0);
 		CU_ASSERT_TRUE(svio_dsa_gone(dsa));
 		CU_ASSERT_EQUAL(svio_dsa_copy(wq, buf, buf + 4096, 64, cb, &s[2]), -ENODEV);
 		CU_ASSERT_EQUAL(dev->gensts == DSA_GENSTS_ENABLED, !asked);
@@ -480,6 +514,7 @@ static void test_destroy(void)
 static const struct unit_test tests[] = {
 	{ "opening: refusals, hangs, nonsense", test_open },
 	{ "each trouble under each policy", test_policies },
+	{ "settled little by little", test_little_by_little },
 	{ "a bond that a reset has ended", test_bond_lost },
 	{ "nothing ends before the device has stopped", test_not_too_early },
 	{ "gone, or wanted back", test_gone },
