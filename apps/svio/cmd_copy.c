@@ -8,42 +8,14 @@
 
 #define PIECE (UINT64_C(4) << 20)
 
-struct args {
-	struct cli_common common;
-	const char *device, *from, *to;
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct args *args = state->input;
-
-	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &args->common;
-		return 0;
-	case ARGP_KEY_ARG:
-		if (state->arg_num > 2)
-			argp_error(state, "a device and two files");
-		*(const char **[]){ &args->device, &args->from, &args->to }[state->arg_num] = arg;
-		return 0;
-	case ARGP_KEY_END:
-		if (!args->device)
-			argp_error(state, "which device?");
-		if (!args->to)
-			argp_error(state, "from which file to which?");
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
-
-static const struct argp_child children[] = { { &cli_common_argp, 0, NULL, 0 }, { 0 } };
+enum { DEVICE, FROM, TO };
+static const char *const asked[] = { "which device?", "from which file?", "to which file?", NULL };
 static const struct argp argp = {
-	.parser = parse,
+	.parser = dsa_parse_words,
 	.args_doc = "DEV FROM TO",
 	.doc = "Copy the file FROM to TO by a DMA engine. TO appears when it is complete and not before.\v"
 	       "With native SVA the device reads and writes the mapped files itself; without, they go through registered memory.",
-	.children = children,
+	.children = dsa_children,
 };
 
 /* Without native SVA: in and out of memory that the device reaches. */
@@ -66,32 +38,32 @@ static int through_memory(struct dsa_session *s, const uint8_t *from, uint8_t *t
 	return rc;
 }
 
-static int report(const struct args *args, const struct dsa_session *s, uint64_t len, uint64_t ns)
+static int report(const struct dsa_words *args, const struct dsa_session *s, uint64_t len, uint64_t ns)
 {
 	double seconds = (double)ns / 1e9;
 	char size[CLI_SIZE_LEN];
 	struct json_object *doc;
 
 	if (!args->common.json) {
-		printf("%s: %s in %.3f s by %s, %s%s\n", args->to, cli_size(len, size), seconds, svio_device_name(s->dev),
+		printf("%s: %s in %.3f s by %s, %s%s\n", args->word[TO], cli_size(len, size), seconds, svio_device_name(s->dev),
 		       svio_sva_mode_text(s->bond->mode), s->info.simulated ? " (simulated device)" : "");
 		return CLI_OK;
 	}
 	doc = json_object_new_object();
 	dsa_session_json(s, doc);
-	cli_json_str(doc, "from", args->from);
-	cli_json_str(doc, "to", args->to);
+	cli_json_str(doc, "from", args->word[FROM]);
+	cli_json_str(doc, "to", args->word[TO]);
 	cli_json_u64(doc, "bytes", len);
 	json_object_object_add(doc, "seconds", json_object_new_double(seconds));
 	return cli_json_print(doc);
 }
 
-static int copy(const struct args *args, struct dsa_session *s, void *from, uint64_t len, mode_t mode, uint64_t *ns)
+static int copy(const struct dsa_words *args, struct dsa_session *s, void *from, uint64_t len, mode_t mode, uint64_t *ns)
 {
 	struct svio_dsa_result res;
 	struct dsa_out out;
 	uint64_t start;
-	int rc = dsa_out_open(&out, args->to, len, mode);
+	int rc = dsa_out_open(&out, args->word[TO], len, mode);
 
 	if (rc)
 		return rc;
@@ -109,7 +81,7 @@ static int copy(const struct args *args, struct dsa_session *s, void *from, uint
 
 int cmd_copy(int argc, char **argv)
 {
-	struct args args = { 0 };
+	struct dsa_words args = { .asked = asked };
 	struct dsa_session s;
 	uint64_t len = 0, ns = 0;
 	mode_t mode = 0;
@@ -118,10 +90,10 @@ int cmd_copy(int argc, char **argv)
 
 	cli_parse(&argp, argc, argv, &args);
 	cli_catch_signals();
-	rc = dsa_in_open(args.from, &from, &len, &mode);
+	rc = dsa_in_open(args.word[FROM], &from, &len, &mode);
 	if (rc)
 		return cli_fail(rc);
-	rc = dsa_session_open(&s, args.device, 0, 1);
+	rc = dsa_session_open(&s, args.word[DEVICE], 0, 1);
 	if (rc) {
 		if (from)
 			munmap(from, len);

@@ -8,45 +8,14 @@
 
 #define PIECE (UINT64_C(4) << 20)
 
-struct args {
-	struct cli_common common;
-	const char *device, *file;
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct args *args = state->input;
-
-	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &args->common;
-		return 0;
-	case ARGP_KEY_ARG:
-		if (state->arg_num == 0)
-			args->device = arg;
-		else if (state->arg_num == 1)
-			args->file = arg;
-		else
-			argp_error(state, "one file at a time");
-		return 0;
-	case ARGP_KEY_END:
-		if (!args->device)
-			argp_error(state, "which device?");
-		if (!args->file)
-			argp_error(state, "which file?");
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
-
-static const struct argp_child children[] = { { &cli_common_argp, 0, NULL, 0 }, { 0 } };
+enum { DEVICE, INPUT };
+static const char *const asked[] = { "which device?", "which file?", NULL };
 static const struct argp argp = {
-	.parser = parse,
+	.parser = dsa_parse_words,
 	.args_doc = "DEV FILE",
 	.doc = "Compute the CRC-32C (Castagnoli) of FILE by a DMA engine.\v"
 	       "With native SVA the device reads the mapped file itself; without, the file goes through registered memory.",
-	.children = children,
+	.children = dsa_children,
 };
 
 /* Without native SVA: piece by piece through memory that the device reaches. */
@@ -67,17 +36,17 @@ static int through_memory(struct dsa_session *s, const uint8_t *map, uint64_t le
 	return rc;
 }
 
-static int report(const struct args *args, const struct dsa_session *s, uint64_t len, uint32_t crc, uint64_t ns)
+static int report(const struct dsa_words *args, const struct dsa_session *s, uint64_t len, uint32_t crc, uint64_t ns)
 {
 	struct json_object *doc;
 
 	if (!args->common.json) {
-		printf("%08" PRIx32 "  %s\n", crc, args->file);
+		printf("%08" PRIx32 "  %s\n", crc, args->word[INPUT]);
 		return CLI_OK;
 	}
 	doc = json_object_new_object();
 	dsa_session_json(s, doc);
-	cli_json_str(doc, "file", args->file);
+	cli_json_str(doc, "file", args->word[INPUT]);
 	cli_json_u64(doc, "bytes", len);
 	cli_json_hex(doc, "crc32c", crc, 8);
 	json_object_object_add(doc, "seconds", json_object_new_double((double)ns / 1e9));
@@ -86,7 +55,7 @@ static int report(const struct args *args, const struct dsa_session *s, uint64_t
 
 int cmd_crc(int argc, char **argv)
 {
-	struct args args = { 0 };
+	struct dsa_words args = { .asked = asked };
 	struct dsa_session s;
 	struct svio_dsa_result res = { 0 };
 	uint64_t len = 0, start;
@@ -96,10 +65,10 @@ int cmd_crc(int argc, char **argv)
 
 	cli_parse(&argp, argc, argv, &args);
 	cli_catch_signals();
-	rc = dsa_in_open(args.file, &map, &len, &mode);
+	rc = dsa_in_open(args.word[INPUT], &map, &len, &mode);
 	if (rc)
 		return cli_fail(rc);
-	rc = dsa_session_open(&s, args.device, 0, 1);
+	rc = dsa_session_open(&s, args.word[DEVICE], 0, 1);
 	if (rc) {
 		if (map)
 			munmap(map, len);

@@ -13,6 +13,32 @@
 #define PROGRESS_NS UINT64_C(200000000)
 #define IN_FLIGHT   8u
 
+/* ---- words ------------------------------------------------------------------------------------------------- */
+
+const struct argp_child dsa_children[] = { { &cli_common_argp, 0, NULL, 0 }, { 0 } };
+
+error_t dsa_parse_words(int key, char *arg, struct argp_state *state)
+{
+	struct dsa_words *words = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &words->common;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (state->arg_num == DSA_WORDS || !words->asked[state->arg_num])
+			argp_error(state, "'%s' is one too many", arg);
+		words->word[state->arg_num] = arg;
+		return 0;
+	case ARGP_KEY_END:
+		if (words->asked[state->arg_num])
+			argp_error(state, "%s", words->asked[state->arg_num]);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
 /* ---- the session ------------------------------------------------------------------------------------------ */
 
 static int start_mem(struct dsa_session *s, uint64_t bytes)

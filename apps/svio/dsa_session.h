@@ -24,6 +24,19 @@ struct dsa_session {
 int dsa_session_open(struct dsa_session *s, const char *name, uint64_t registered, uint32_t wqs);
 void dsa_session_close(struct dsa_session *s);
 
+/*
+ * Arguments without options of their own: so many words as `asked` has questions ("which device?"; it ends with NULL). An argp names
+ * dsa_parse_words and dsa_children, and its input begins with this.
+ */
+#define DSA_WORDS 3
+struct dsa_words {
+	struct cli_common common;
+	const char *const *asked;
+	const char *word[DSA_WORDS];
+};
+error_t dsa_parse_words(int key, char *arg, struct argp_state *state);
+extern const struct argp_child dsa_children[];
+
 /* What every report says of the session. */
 void dsa_session_json(const struct dsa_session *s, struct json_object *doc);
 

@@ -14,4 +14,8 @@ check "sim: decoding off and on, function and controller resets, 2 queues" perf 
 flushed() { truncate -s 4M "$dir/f.img" && head -c 1M /dev/urandom >"$dir/in" && run 0 nvme write "sim:nvme,file=$dir/f.img" --in "$dir/in" --flush && cmp -n 1048576 "$dir/in" "$dir/f.img"; }
 check "sim: a file, flushed" flushed
 check "sim: connections" timeout "$limit" "$probes/cycle_probe" sim:nvme,size=1M 50
+for t in "random 2000" "trouble 4"; do
+	# shellcheck disable=SC2086 # a test and its number
+	check "sim: dsa: $t" timeout "$limit" "$probes/dsa_probe" sim:dsa $t
+done
 exit $failed

@@ -635,6 +635,14 @@ void fake_unplug(struct svio_device *dev)
 	svio_device_event_set(dev, SVIO_EV_GONE | SVIO_EV_REVOKED);
 }
 
+void cb(void *ctx, const struct svio_dsa_result *res)
+{
+	struct seen *s = ctx;
+
+	s->res = *res;
+	s->calls++;
+}
+
 static void silent(void *ctx, enum svio_log_level level, const char *line)
 {
 	(void)ctx;

@@ -80,6 +80,13 @@ void fake_unplug(struct svio_device *dev);
 size_t fake_mem_out(void);
 uint8_t *fake_buf(size_t len); /* zeroed memory of the arena */
 
+/* What a callback has seen: cb(struct seen *, …). */
+struct seen {
+	struct svio_dsa_result res;
+	unsigned int calls;
+};
+void cb(void *ctx, const struct svio_dsa_result *res);
+
 /* Bonds without room sva's bookkeeping. */
 struct svio_sva_bond fake_bond(struct svio_device *dev, bool native);
 

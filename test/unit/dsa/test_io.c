@@ -7,19 +7,6 @@
 
 #define PAGE 4096u
 
-struct seen {
-	struct svio_dsa_result res;
-	unsigned int calls;
-};
-
-static void cb(void *ctx, const struct svio_dsa_result *res)
-{
-	struct seen *s = ctx;
-
-	s->res = *res;
-	s->calls++;
-}
-
 static struct svio_device *dev;
 static struct svio_dsa *dsa;
 static struct svio_dsa_wq *wq;

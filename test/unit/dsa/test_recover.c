@@ -5,19 +5,6 @@
 #include "fake.h"
 #include "unit.h"
 
-struct seen {
-	struct svio_dsa_result res;
-	unsigned int calls;
-};
-
-static void cb(void *ctx, const struct svio_dsa_result *res)
-{
-	struct seen *s = ctx;
-
-	s->res = *res;
-	s->calls++;
-}
-
 static struct svio_device *dev;
 static struct svio_dsa *dsa;
 static struct svio_dsa_wq *wq;
