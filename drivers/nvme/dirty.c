@@ -88,7 +88,7 @@ static void mark_iova(const struct svio_nvme_qp *qp, uint64_t iova, uint64_t len
 	const void *ptr = svio_ioas_va(qp->nvme->ioas, iova, len);
 
 	if (ptr && len)
-		svio_dirty_mark(qp->dirty, ptr, len);
+		svio_dirty_mark(nvme_dirty_table(qp), ptr, len);
 }
 
 /* As prp.c writes them (1.4 §4.3). */

@@ -676,7 +676,7 @@ odd:
 		req = &qp->reqs[cid];
 		OPAQUE(req);
 		if (svio_likely(req->op == NVME_REQ_READ)) {
-			svio_dirty_mark(qp->dirty, req->buf, req->nlb * req->lba_size);
+			svio_dirty_mark(nvme_dirty_table(qp), req->buf, req->nlb * req->lba_size);
 			goto done;
 		}
 		in_order_here(); /* look again, rather than hold it in a register for the rarer case */

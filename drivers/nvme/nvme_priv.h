@@ -417,13 +417,21 @@ void nvme_log_open(struct svio_nvme *nvme);
 void nvme_log_close(struct svio_nvme *nvme);
 void nvme_qp_link(struct svio_nvme_qp *qp); /* these two: nvme->lock held */
 void nvme_qp_unlink(struct svio_nvme_qp *qp);
+/* Once the limit was seen to be 0: the table that was stored before it. No instruction on x86, where loads are in order. */
+static inline __attribute__((always_inline)) uint8_t *nvme_dirty_table(const struct svio_nvme_qp *qp)
+{
+#ifndef __SANITIZE_THREAD__ /* there the limit itself is an acquire */
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+#endif
+	return qp->dirty;
+}
 /* The device has written, or may have, what the request reads. */
 void nvme_mark_scattered(const struct svio_nvme_qp *qp, const struct nvme_req *req);
 static inline __attribute__((always_inline)) void nvme_mark(const struct svio_nvme_qp *qp,
 							    const struct nvme_req *req)
 {
 	if (svio_likely(req->op == NVME_REQ_READ))
-		svio_dirty_mark(qp->dirty, req->buf, (size_t)req->nlb * req->lba_size);
+		svio_dirty_mark(nvme_dirty_table(qp), req->buf, (size_t)req->nlb * req->lba_size);
 	else if (req->op == NVME_REQ_READV)
 		nvme_mark_scattered(qp, req);
 }
@@ -431,7 +439,7 @@ static inline __attribute__((always_inline)) void nvme_mark(const struct svio_nv
 static inline __attribute__((always_inline)) uint32_t nvme_cid_limit(const struct svio_nvme_qp *qp)
 {
 #ifdef __SANITIZE_THREAD__
-	return __atomic_load_n(&qp->cid_limit, __ATOMIC_RELAXED);
+	return __atomic_load_n(&qp->cid_limit, __ATOMIC_ACQUIRE);
 #else
 	return qp->cid_limit; /* as an operand of the compare, which GCC does not make of an atomic load */
 #endif

@@ -168,6 +168,10 @@ int svio__dirty_freeze(int (*fn)(void *ctx), void *ctx)
 	pid_t pid;
 	char *p;
 
+#ifdef __SANITIZE_THREAD__
+	/* It takes the child for a fork, and ends the process at the next thread that starts. */
+	return svio_fail(EOPNOTSUPP, "under ThreadSanitizer the threads of a process cannot be stopped for a moment");
+#endif
 	p = mmap(NULL, len + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)
 		return svio_fail(ENOMEM, "no memory to stop the threads of this process");
