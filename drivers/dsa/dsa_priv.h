@@ -73,7 +73,8 @@ struct svio_dsa {
 	struct dsa_command cmd;
 	int cmd_result, nobodys_result;
 	uint64_t gen, dead;
-	uint64_t next_try, lost_since, busy_since, last_fault, next_watch;
+	uint64_t next_try, lost_since, busy_since, last_fault;
+	_Atomic uint64_t next_watch; /* queues look at it without the lock */
 	uint32_t strikes;
 	int step_err; /* why the last attempt failed */
 	bool leaving;	/* the host wants the device back */

@@ -298,9 +298,9 @@ static void watch(struct svio_dsa *dsa, uint64_t now)
 	uint32_t sts;
 	uint64_t err;
 
-	if (now < dsa->next_watch)
+	if (now < atomic_load_explicit(&dsa->next_watch, memory_order_relaxed))
 		return;
-	dsa->next_watch = now + WATCH_EVERY;
+	atomic_store_explicit(&dsa->next_watch, now + WATCH_EVERY, memory_order_relaxed);
 	sts = dsa_read32(dsa, DSA_REG_GENSTS);
 	if (sts == DSA_REG_DEAD) {
 		/* Decoding went without a store of ours that noticed, or the device did. Step ACCESS finds out; no fault of the device yet. */

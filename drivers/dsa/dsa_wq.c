@@ -295,7 +295,7 @@ static void tick(struct svio_dsa_wq *wq)
 	wq->now_ms = (uint32_t)(now / DSA_MS);
 	if (wq->state != DSA_WQ_LIVE || !wq->inflight)
 		return;
-	if (now >= wq->dsa->next_watch && !pthread_mutex_trylock(&wq->dsa->lock)) {
+	if (now >= atomic_load_explicit(&wq->dsa->next_watch, memory_order_relaxed) && !pthread_mutex_trylock(&wq->dsa->lock)) {
 		dsa_advance(wq->dsa, now);
 		pthread_mutex_unlock(&wq->dsa->lock);
 	}

@@ -329,9 +329,9 @@ static int pump(struct load *l)
 	return err == -EAGAIN ? 0 : err;
 }
 
+/* Of a load that is all zeroes. */
 static void load_init(struct load *l, struct svio_dsa_wq *wq, struct memory *m, uint64_t seed)
 {
-	memset(l, 0, sizeof(*l));
 	l->wq = wq;
 	l->m = m;
 	l->rng = seed;
