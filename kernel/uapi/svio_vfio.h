@@ -115,6 +115,16 @@ struct svio_pgtable_bind {
 	__u64 root;		/* of the PML4 table, 4096-byte aligned */
 };
 
+/* GET of SVIO_VFIO_FEATURE_PGTABLE_BIND: which tables can be bound, and what goes with them. */
+struct svio_pgtable_info {
+	__u32 flags;		/* SVIO_PGTABLE_* flags that svio_pgtable_bind takes */
+	__u32 formats;		/* bit n: format n */
+	__u32 min_addr_bits, max_addr_bits;
+	__u32 granularities;	/* bit n: SVIO_INVALIDATE_* n */
+	__u32 page_requests;	/* most that wait for a response at a time; 0: the device asks for no pages */
+	__u32 reserved[2];	/* zero */
+};
+
 /* SET. After it returned, the device uses no translation of the range that it had cached before. */
 struct svio_invalidate {
 	__u32 flags;		/* zero */

@@ -346,6 +346,23 @@ static int sva_bind(struct svio_vdev *dev, const struct svio_vfu_feature *req, c
 	return svio__vd_answer(req, r, &b, sizeof(b), NULL, 0);
 }
 
+#define ADDR_BITS_MIN 32u
+#define ADDR_BITS_MAX 52u
+
+static int pgtable_info(struct svio_vdev *dev, const struct svio_vfu_feature *req, struct vd_reply *r)
+{
+	struct svio_pgtable_info info = {
+		.flags = SVIO_PGTABLE_NX,
+		.formats = 1u << SVIO_PGTABLE_X86_64_4,
+		.min_addr_bits = ADDR_BITS_MIN,
+		.max_addr_bits = ADDR_BITS_MAX,
+		.granularities = 1u << SVIO_INVALIDATE_DOMAIN | 1u << SVIO_INVALIDATE_PASID | 1u << SVIO_INVALIDATE_ADDR,
+		.page_requests = dev->iommu->pri_max,
+	};
+
+	return svio__vd_answer(req, r, &info, sizeof(info), NULL, 0);
+}
+
 static int pgtable_bind(struct svio_vdev *dev, const struct svio_vfu_feature *req, const uint8_t *data, uint32_t len,
 			struct vd_reply *r)
 {
@@ -357,7 +374,7 @@ static int pgtable_bind(struct svio_vdev *dev, const struct svio_vfu_feature *re
 	if (err)
 		return err;
 	if ((b.flags & ~(uint32_t)SVIO_PGTABLE_NX) || b.reserved || b.min > b.max || b.format != SVIO_PGTABLE_X86_64_4 ||
-	    b.addr_bits < 32 || b.addr_bits > 52 || b.domain > UINT16_MAX || (b.root & (VD_PAGE - 1)) || b.root >> b.addr_bits ||
+	    b.addr_bits < ADDR_BITS_MIN || b.addr_bits > ADDR_BITS_MAX || b.domain > UINT16_MAX || (b.root & (VD_PAGE - 1)) || b.root >> b.addr_bits ||
 	    req->argsz < sizeof(*req) + sizeof(b))
 		return -EINVAL;
 	if (!b.min && !b.max)
@@ -462,9 +479,10 @@ uint32_t svio__vd_iommu_feature_ops(const struct svio_vdev *dev, uint32_t index)
 		return dev->ecap_pri ? SVIO_VFU_FEATURE_GET : 0;
 	case SVIO_VFIO_FEATURE_PAGE_RESPOND:
 		return dev->ecap_pri ? SVIO_VFU_FEATURE_SET : 0;
+	case SVIO_VFIO_FEATURE_PGTABLE_BIND:
+		return SVIO_VFU_FEATURE_GET | SVIO_VFU_FEATURE_SET;
 	case SVIO_VFIO_FEATURE_SVA_BIND:
 	case SVIO_VFIO_FEATURE_SVA_UNBIND:
-	case SVIO_VFIO_FEATURE_PGTABLE_BIND:
 	case SVIO_VFIO_FEATURE_INVALIDATE:
 		return SVIO_VFU_FEATURE_SET;
 	default:
@@ -485,7 +503,7 @@ int svio__vd_iommu_feature(struct svio_vdev *dev, const struct svio_vfu_feature 
 	case SVIO_VFIO_FEATURE_SVA_UNBIND:
 		return unbind(dev, req, data, len, r);
 	case SVIO_VFIO_FEATURE_PGTABLE_BIND:
-		return pgtable_bind(dev, req, data, len, r);
+		return req->flags & SVIO_VFU_FEATURE_GET ? pgtable_info(dev, req, r) : pgtable_bind(dev, req, data, len, r);
 	case SVIO_VFIO_FEATURE_PAGE_REQUESTS:
 		return svio__vd_pri_read(dev, req, data, len, r);
 	case SVIO_VFIO_FEATURE_PAGE_RESPOND:

@@ -123,7 +123,7 @@ static bool alive(const struct vd_process *p)
 	if (p->self)
 		return true;
 	/* 1: read. -1, EIO: nothing is mapped there, but there is an address space. 0: there is none any more. */
-	return pread(p->mem, &byte, 1, (off_t)VD_PAGE) != 0;
+	return pread(p->mem, &byte, 1, 0) != 0;
 }
 
 int svio__vd_process_rw(struct vd_space *s, uint64_t addr, void *buf, uint32_t len, enum svio_vdev_access access)

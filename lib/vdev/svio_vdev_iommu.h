@@ -30,6 +30,9 @@
  * bound, and the kernel must allow ptrace(2) access to it: Yama's ptrace_scope 1 asks of the client
  * prctl(PR_SET_PTRACER, the server's pid).
  *
+ * A page of a process that is served by that process itself, by userfaultfd(2) or a FUSE file, holds up the server until it is served: a server
+ * for clients that do not trust each other serves one of them.
+ *
  * Dirty log. Writes through page tables are logged under the IOVA of the second stage, and so are changed flags of the
  * tables. Writes into a process go through its own page tables, where trackers of CPU writes (soft-dirty, userfaultfd) see them.
  *

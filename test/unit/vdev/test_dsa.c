@@ -669,6 +669,13 @@ static void test_abort(void)
 	big_quiet(&b);
 	big_stop(&b);
 	big_start(&b, 3);
+	for (uint32_t cap = tc_cfg(&b.td.tc, 0x34, 1); cap; cap = tc_cfg(&b.td.tc, cap + 1, 1))
+		if (tc_cfg(&b.td.tc, cap, 1) == 0x10) /* PCI Express: Initiate Function Level Reset */
+			tc_cfg_set(&b.td.tc, cap + 8, 2, 0x8000);
+	big_quiet(&b);
+	CU_ASSERT_EQUAL(tc_r32(&b.td.tc, DSA_REG_GENSTS), DSA_GENSTS_DISABLED);
+	big_stop(&b);
+	big_start(&b, 3);
 	CU_ASSERT_EQUAL(tc_call(&b.td.tc, SVIO_VFU_DEVICE_RESET, NULL, 0), 0);
 	big_quiet(&b);
 	CU_ASSERT_EQUAL(tc_r32(&b.td.tc, DSA_REG_GENSTS), DSA_GENSTS_DISABLED);

@@ -141,6 +141,7 @@ static void test_rules(void)
 		uint32_t more[4];
 	} longer = { .b = { .bond_fd = 0 } };
 	struct svio_sva_unbind u = { .max = UINT32_MAX };
+	struct svio_pgtable_info tables;
 	struct svio_sva_info info;
 	struct guest g;
 	uint32_t pasid;
@@ -153,6 +154,10 @@ static void test_rules(void)
 	CU_ASSERT(info.pasid_bits == 20 && info.quota == 3 && info.bonds == 0 && info.reason == SVIO_SVA_OK && !info.error);
 	CU_ASSERT_EQUAL(tc_feature(&g.td.tc, SVIO_VFIO_FEATURE_SVA_BIND | SVIO_VFU_FEATURE_SET | SVIO_VFU_FEATURE_PROBE, NULL, 0, 8), 0);
 	CU_ASSERT_EQUAL(tc_feature(&g.td.tc, SVIO_VFIO_FEATURE_SVA_BIND | SVIO_VFU_FEATURE_GET, NULL, 0, 64), -EINVAL);
+	CU_ASSERT_EQUAL(tc_feature(&g.td.tc, SVIO_VFIO_FEATURE_PGTABLE_BIND | SVIO_VFU_FEATURE_GET, NULL, 0, 8 + sizeof(tables)), 0);
+	memcpy(&tables, g.td.tc.data + 8, sizeof(tables));
+	CU_ASSERT(tables.flags == SVIO_PGTABLE_NX && tables.formats == 1u << SVIO_PGTABLE_X86_64_4 && tables.max_addr_bits == 52 &&
+		  tables.min_addr_bits == 32 && tables.granularities == 7 && tables.page_requests == 64);
 	CU_ASSERT_EQUAL(tc_feature(&g.td.tc, 0x5317 | SVIO_VFU_FEATURE_GET, NULL, 0, 64), -ENOTTY);
 	/* short, longer by zeroes, longer by something, unknown flags, reserved, no room for the answer */
 	CU_ASSERT_EQUAL(td_feature_set(&g.td, SVIO_VFIO_FEATURE_SVA_BIND, &longer.b, sizeof(longer.b) - 1), -EINVAL);
