@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -68,6 +69,17 @@ static int child_bind(int sock, uint32_t *pasid)
 	return err;
 }
 
+static int child_unbind(int sock)
+{
+	struct {
+		struct svio_vfu_feature f;
+		struct svio_sva_unbind u;
+	} m = { .f = { .argsz = sizeof(m), .flags = SVIO_VFIO_FEATURE_SVA_UNBIND | SVIO_VFU_FEATURE_SET }, .u = { .max = UINT32_MAX } };
+	int err = request(sock, SVIO_VFU_DEVICE_FEATURE, &m, sizeof(m), &m, sizeof(m));
+
+	return err ? err : (int)m.u.released;
+}
+
 static void child_say(struct peer *p, const struct talk *t)
 {
 	if (write(p->answer[1], t, sizeof(*t)) != (ssize_t)sizeof(*t))
@@ -76,7 +88,7 @@ static void child_say(struct peer *p, const struct talk *t)
 
 /* Orders: 'm' unmap the 2nd page; 'r' make the 3rd read-only; 'n' the 4th inaccessible; 'x' exec; 'q' end; 'f' fork a child that
  * writes into the 5th page, then wait for it; 'c' copy of the 6th page's first word into the answer; 'k' keep the socket in a
- * grandchild and end. */
+ * grandchild and end; 'u' unbind; 'b' bind. */
 static void child(struct peer *p, uid_t uid)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
@@ -137,6 +149,12 @@ static void child(struct peer *p, uid_t uid)
 			continue; /* the grandchild has answered */
 		case 'c':
 			t.addr = *(volatile uint64_t *)(uintptr_t)(mem + 5 * PAGE);
+			break;
+		case 'u':
+			t.bind_err = child_unbind(sock);
+			break;
+		case 'b':
+			t.bind_err = child_bind(sock, &t.pasid);
 			break;
 		case 'k':
 			if (fork() == 0)
@@ -351,6 +369,50 @@ static void test_exit(void)
 	peer_stop(&p);
 }
 
+/* No descriptor left to hold the process by: the bind fails and leaves nothing; later it works. */
+static void test_failure(void)
+{
+	struct rlimit old, none;
+	uint32_t first;
+	struct peer p;
+	uint8_t byte;
+	int fds;
+
+	peer_start(&p, 0);
+	CU_ASSERT_EQUAL_FATAL(p.t.bind_err, 0);
+	first = p.t.pasid;
+	tell(&p, 'u');
+	hear(&p);
+	CU_ASSERT_EQUAL(p.t.bind_err, 1); /* released */
+	CU_ASSERT_PTR_NULL(svio_vdev_as_pasid(p.dev, first));
+	fds = unit_count_fds();
+	CU_ASSERT_EQUAL(getrlimit(RLIMIT_NOFILE, &old), 0);
+	for (unsigned int room = 0; room < 2; room++) { /* neither, or only one of the two that it takes */
+		int keep = room ? dup(0) : -1;
+
+		none = old;
+		none.rlim_cur = (rlim_t)dup(0); /* the lowest one that is free */
+		close((int)none.rlim_cur);
+		if (keep >= 0)
+			close(keep);
+		CU_ASSERT_EQUAL(setrlimit(RLIMIT_NOFILE, &none), 0);
+		tell(&p, 'b');
+		hear(&p);
+		CU_ASSERT_EQUAL(setrlimit(RLIMIT_NOFILE, &old), 0);
+		CU_ASSERT_EQUAL(p.t.bind_err, -EMFILE);
+		CU_ASSERT_EQUAL(unit_count_fds(), fds);
+		for (uint32_t pasid = 1; pasid < 10; pasid++)
+			CU_ASSERT_PTR_NULL(svio_vdev_as_pasid(p.dev, pasid));
+	}
+	tell(&p, 'b');
+	hear(&p);
+	CU_ASSERT_EQUAL(p.t.bind_err, 0);
+	CU_ASSERT(p.t.pasid != first); /* old ones come back late */
+	CU_ASSERT_EQUAL(unit_count_fds(), fds + 2);
+	CU_ASSERT_EQUAL(rw(&p, p.t.addr, &byte, 1, SVIO_VDEV_READ), 0);
+	peer_stop(&p);
+}
+
 /* A process of another user is refused, whoever we are. */
 static void test_user(void)
 {
@@ -373,6 +435,7 @@ static const struct unit_test tests[] = {
 	{ "copy on write after fork", test_fork },
 	{ "exec ends the bond", test_exec },
 	{ "exit ends the bond, the connection open elsewhere", test_exit },
+	{ "a bind that fails half-way leaves nothing", test_failure },
 	{ "another user's process", test_user },
 	{ NULL, NULL }
 };
