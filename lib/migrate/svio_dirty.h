@@ -85,7 +85,7 @@ struct svio_dirty_opts {
 
 /*
  * Begin. Nothing counts as written yet. With CPU among the sources, the range of the process (IOVA: the memory mapped there) is write
- * protected; the first store to a page afterwards costs about a microsecond.
+ * protected; the first store to a page afterwards costs about a microsecond, and page tables are made for all of it (1/512 of the range).
  * -EINVAL wrong options; -ENOMEM; -EOPNOTSUPP CPU was asked for, by its bit, and this kernel has neither way; explained. With sources = 0 a missing CPU source is not an error: see cpu in
  * svio_dirty_info, and do not take such a set for complete.
  */

@@ -177,6 +177,39 @@ static void test_two(void)
 	svio_dirty_stop(NULL);
 }
 
+/* hugetlbfs: a store marks its huge page, all of it, and no other. */
+static void test_huge(void)
+{
+	const size_t huge = 2 << 20, len = 2 * huge;
+	int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+	uint8_t *p = MAP_FAILED;
+	struct svio_dirty *set;
+
+	if (fd >= 0 && ftruncate(fd, (off_t)len) == 0)
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED || !can()) {
+		printf("(skipped: no hugepages) ");
+		goto out;
+	}
+	memset(p, 1, len);
+	set = begin(p, len, 0);
+	CU_ASSERT_EQUAL(sync_(set, p, len), 0);
+	p[huge + 12345] = 2;
+	CU_ASSERT_EQUAL(sync_(set, p, len), 512);
+	CU_ASSERT_TRUE(is(512) && is(1023) && !is(511));
+	CU_ASSERT_EQUAL(sync_(set, p, len), 0);
+	svio_dirty_stop(set);
+	set = begin(p, len, huge);
+	p[0] = 3;
+	CU_ASSERT_EQUAL(sync_(set, p, len), 1);
+	CU_ASSERT_TRUE(is(0));
+	svio_dirty_stop(set);
+	munmap(p, len);
+out:
+	if (fd >= 0)
+		close(fd);
+}
+
 static void test_refused(void)
 {
 	static uint8_t mem[2 * PAGE] __attribute__((aligned(4096)));
@@ -232,6 +265,7 @@ int main(void)
 		{ "private, shared, of a file: written, read, written by the kernel", test_kinds },
 		{ "mappings that are dropped, replaced, moved, or given access", test_changes },
 		{ "two sets over the same memory", test_two },
+		{ "hugepages", test_huge },
 		{ "what is refused; nothing is left behind", test_refused },
 		{ NULL, NULL },
 	};
