@@ -431,6 +431,7 @@ static inline uint32_t reap_one(struct svio_dsa_wq *wq, uint32_t id, uint8_t sta
 	enum verdict verdict;
 
 	cr.status = status;
+	wq->progressed = true;
 	if (svio_unlikely(req->op == DSA_OP_BATCH)) {
 		verdict = batch_record(wq, id, &cr, &res);
 	} else if (svio_unlikely(req->op == DSA_OP_DRAIN && DSA_STATUS(status) == DSA_ST_SUCCESS &&
@@ -442,7 +443,7 @@ static inline uint32_t reap_one(struct svio_dsa_wq *wq, uint32_t id, uint8_t sta
 		verdict = evaluate(wq, req, &cr, &res);
 	}
 	if (svio_unlikely(verdict == GOES_ON)) {
-		req->stamp = wq->now_ms;
+		req->stamp = 0;
 		dsa_send(wq, id);
 		return 0;
 	}
@@ -655,7 +656,7 @@ static inline void begin(struct svio_dsa_wq *wq, uint32_t id, svio_dsa_cb cb, vo
 	req->cb = cb;
 	req->ctx = ctx;
 	req->seq = wq->seq++;
-	req->stamp = wq->now_ms;
+	req->stamp = 0;
 	wq->free &= ~bit;
 	wq->inflight |= bit;
 	dsa_send(wq, id);

@@ -28,6 +28,7 @@
 #define DSA_REG_DEAD	UINT32_MAX
 #define DSA_MAX_STRIKES 5u
 #define DSA_MAX_RETRIES 16u /* page faults in a row without progress */
+#define DSA_PIECE	(UINT64_C(64) << 20) /* of a longer operation: so that one does not keep an engine for seconds, and hangs are told from lengths */
 #define DSA_CR_STRIDE	64u /* a line each: the device writes one while we poll the next */
 
 enum dsa_state { DSA_RUNNING, DSA_SUSPENDED, DSA_GONE };
@@ -109,7 +110,7 @@ struct dsa_req {
 	uint64_t lo, hi, clo, chi;
 	uint64_t len, seq;
 	uint32_t crc;
-	uint32_t stamp; /* ms, when it was sent or last went on */
+	uint32_t stamp; /* ms of the first tick after it was sent or last went on; 0: none since */
 	uint8_t op, flags;
 	uint16_t retries;
 	uint16_t count, at, failed; /* batch: members; the one in flight when SERIAL; those that failed */
@@ -140,7 +141,8 @@ struct svio_dsa_wq {
 	uint32_t pasid, desc_flags, cache; /* cache: SVIO_DSA_CACHE where the device knows it */
 	bool model, native;
 	struct svio_sva_bond *bond;
-	uint32_t now_ms, depth;
+	uint32_t depth;
+	bool progressed; /* a record was found since the last tick */
 	/* Seldom. */
 	_Alignas(SVIO_CACHELINE) struct svio_dsa *dsa;
 	enum dsa_wq_state state;
@@ -148,6 +150,7 @@ struct svio_dsa_wq {
 	bool block;
 	uint32_t index, max_batch, max_xfer_shift;
 	uint64_t gen, park_seq, tick_ns;
+	uint32_t now_ms, progress_ms; /* at the last tick; at the last one that found progress */
 	uint64_t late; /* bit n: operation n has timed out */
 	uint64_t kept; /* bit n: operation n has been settled: it is to be sent again */
 	int enable_err, cmd_result;

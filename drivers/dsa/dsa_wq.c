@@ -236,7 +236,7 @@ static void resend(struct svio_dsa_wq *wq)
 	uint32_t count = in_order(wq, wq->inflight, UINT64_MAX, list);
 
 	for (uint32_t i = 0; i < count; i++) {
-		wq->reqs[list[i].id].stamp = wq->now_ms;
+		wq->reqs[list[i].id].stamp = 0;
 		dsa_send(wq, list[i].id);
 	}
 }
@@ -262,14 +262,24 @@ static uint32_t end(struct svio_dsa_wq *wq, uint32_t max, int status)
 
 /* ---- the clock -------------------------------------------------------------------------------------------- */
 
+/*
+ * Late is what waits for long in a queue that does nothing any more; behind long operations it may take its time, though not for ever,
+ * since a device may also forget one.
+ */
 static void find_late(struct svio_dsa_wq *wq)
 {
+	uint32_t limit = wq->dsa->opts.timeout_ms;
 	uint64_t late = 0;
 
+	if (wq->now_ms - wq->progress_ms <= limit)
+		limit = limit > UINT32_MAX / 8 ? UINT32_MAX : limit * 8;
 	for (uint64_t m = wq->inflight; m; m &= m - 1) {
-		uint32_t id = (uint32_t)__builtin_ctzll(m);
+		uint32_t id = (uint32_t)__builtin_ctzll(m), stamp = wq->reqs[id].stamp;
 
-		if (wq->now_ms - wq->reqs[id].stamp > wq->dsa->opts.timeout_ms)
+		/* Its clock starts at the first tick that sees it: whoever polls seldom is not called late for that. */
+		if (!stamp)
+			wq->reqs[id].stamp = wq->now_ms;
+		else if (wq->now_ms - stamp > limit)
 			late |= UINT64_C(1) << id;
 	}
 	if (!late)
@@ -292,7 +302,10 @@ static void tick(struct svio_dsa_wq *wq)
 		wq->countdown_from /= 2;
 	wq->countdown = wq->countdown_from;
 	wq->tick_ns = now;
-	wq->now_ms = (uint32_t)(now / DSA_MS);
+	wq->now_ms = (uint32_t)(now / DSA_MS) | 1;
+	if (wq->progressed)
+		wq->progress_ms = wq->now_ms;
+	wq->progressed = false;
 	if (wq->state != DSA_WQ_LIVE || !wq->inflight)
 		return;
 	if (now >= atomic_load_explicit(&wq->dsa->next_watch, memory_order_relaxed) && !pthread_mutex_trylock(&wq->dsa->lock)) {
@@ -336,7 +349,6 @@ uint32_t dsa_poll_slow(struct svio_dsa_wq *wq, uint32_t max)
 		enable_step(wq);
 	pthread_mutex_unlock(&dsa->lock);
 
-	wq->now_ms = (uint32_t)(svio_now_ns() / DSA_MS);
 	if (gone)
 		return end(wq, max, -ENODEV);
 	if (unsettled)
@@ -397,15 +409,14 @@ int svio_dsa_wq_create(struct svio_dsa *dsa, struct svio_sva_bond *bond, const s
 	wq->depth = dsa->wq_size;
 	wq->free = wq->depth == 64 ? UINT64_MAX : (UINT64_C(1) << wq->depth) - 1;
 	wq->max_batch = SVIO_MIN(opts.max_batch ? opts.max_batch : DEFAULT_BATCH, dsa->max_batch);
-	wq->max_xfer = dsa->max_xfer;
+	wq->max_xfer = SVIO_MIN(dsa->max_xfer, DSA_PIECE);
 	wq->max_xfer_shift = (uint32_t)__builtin_ctzll(dsa->max_xfer);
 	wq->ops = dsa->opcap;
 	wq->cache = dsa->gencap & DSA_GENCAP_CACHE_MEM ? SVIO_DSA_CACHE : 0;
 	wq->block = opts.block_on_fault && wq->native && dsa->gencap & DSA_GENCAP_BLOCK_ON_FAULT;
 	wq->desc_flags = DSA_FLAG_CR_VALID | DSA_FLAG_CR_REQUEST | (wq->block ? DSA_FLAG_BLOCK_ON_FAULT : 0);
-	wq->countdown = wq->countdown_from = 64;
+	wq->countdown = wq->countdown_from = 8;
 	wq->tick_ns = svio_now_ns();
-	wq->now_ms = (uint32_t)(wq->tick_ns / DSA_MS);
 	atomic_init(&wq->word, &dsa->alarm);
 	for (uint32_t i = 0; i < SVIO_ARRAY_SIZE(wq->reqs); i++)
 		wq->reqs[i].op = DSA_OP_FREE;

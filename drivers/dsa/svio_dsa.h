@@ -50,7 +50,11 @@ struct svio_dsa_opts {
 	uint32_t wqs;		     /* work queues to set up; 0 = 1; at most the device's and its engines' worth of groups */
 	uint32_t wq_size;	     /* entries of each; 0 = as many as there are for it; at most 64 are used */
 	enum svio_dsa_policy policy; /* of operations in flight when the device goes away */
-	uint32_t timeout_ms;	     /* an operation older than this means that the device hangs: it is reset; 0 = 10000 */
+	/*
+	 * The device hangs, and is reset, when a piece (64 MiB at most) of an operation is older than this and its queue has completed
+	 * nothing for as long; or older than eight times this. 0 = 10000.
+	 */
+	uint32_t timeout_ms;
 	uint32_t cmd_timeout_ms;     /* of the device's commands (enable, reset); 0 = 5000 */
 };
 

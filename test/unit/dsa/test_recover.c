@@ -296,6 +296,39 @@ static void test_timeout(void)
 	finish();
 }
 
+/* A queue that completes others is not late for one that it began long ago, until that is eight times too old. */
+static void test_slow(void)
+{
+	struct svio_dsa_stats stats;
+	struct seen slow = { 0 };
+	uint8_t *buf;
+	uint64_t begun;
+
+	begin(SVIO_DSA_FAIL);
+	buf = fake_buf(8192);
+	dev->lose = true;
+	CU_ASSERT_EQUAL(svio_dsa_copy(wq, buf, buf + 4096, 64, cb, &slow), 0);
+	fake_run(dev);
+	dev->lose = false;
+	begun = fake_now;
+	while (!slow.calls && fake_now - begun < UINT64_C(200000000000)) {
+		struct seen other = { 0 };
+
+		CU_ASSERT_EQUAL(svio_dsa_copy(wq, buf + 512, buf + 4096, 64, cb, &other), 0);
+		for (int i = 0; i < 100 && !other.calls; i++) {
+			fake_run(dev);
+			svio_dsa_poll(wq, 0);
+			fake_now += 1000000;
+		}
+		fake_now += 1000000000;
+	}
+	CU_ASSERT_EQUAL(slow.res.status, -ETIMEDOUT);
+	CU_ASSERT_TRUE(fake_now - begun > UINT64_C(78000000000) && fake_now - begun < UINT64_C(100000000000));
+	svio_dsa_get_stats(dsa, &stats);
+	CU_ASSERT_EQUAL(stats.timeouts, 1);
+	finish();
+}
+
 /* A device that is reset for faults again and again is given up, with everything completed. */
 static void test_given_up(void)
 {
@@ -506,6 +539,7 @@ static const struct unit_test tests[] = {
 	{ "nothing ends before the device has stopped", test_not_too_early },
 	{ "gone, or wanted back", test_gone },
 	{ "an operation that takes too long", test_timeout },
+	{ "slow is not hung", test_slow },
 	{ "a device that fails again and again", test_given_up },
 	{ "halted; errors that the device reports", test_watch },
 	{ "destroyed with operations in flight", test_destroy },
