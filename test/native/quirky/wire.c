@@ -148,7 +148,8 @@ static void send_message(struct qk *k, struct svio_vfu_hdr *hdr, const void *a, 
 		memcpy(m + at, a, alen);
 	if (blen)
 		memcpy(m + at + alen, b, blen);
-	if (k->split && alen + blen) {
+	/* Each costs the server's turn, and more on a busy machine: the first DMA messages are enough. */
+	if (k->split && alen + blen && (hdr->flags == SVIO_VFU_COMMAND || k->dma_reads + k->dma_writes < 1000)) {
 		send_piece(k, m, at, fds, nfds);
 		drained(k);
 		send_piece(k, m + at, alen + blen, NULL, 0);
