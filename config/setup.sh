@@ -98,6 +98,8 @@ bench)
 	do_build
 	say "bench: the driver's hot path, in instructions"
 	SVIO_BUILD=$build "$top/test/bench/run" "$@"
+	say "bench: which pages were written"
+	case " $* " in *" --json "*) "$build/test/bench/bench_dirty" --json ;; *) "$build/test/bench/bench_dirty" ;; esac
 	say "bench: device and driver in two processes"
 	SVIO_BUILD=$build exec "$top/test/bench/vfio_user" "$@"
 	;;
