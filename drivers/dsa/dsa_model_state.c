@@ -83,7 +83,8 @@ int dm_save(struct svio_vdev *dev, struct svio_vdev_buf *out)
 	for (unsigned int i = 0; i < dm->wqs; i++)
 		put_wq(&dm->wq[i], out);
 	for (unsigned int i = 0; i < dm->engines; i++) {
-		const struct dm_task *t = &dm->task[i];
+		static const struct dm_task idle; /* nothing of what it did before goes along */
+		const struct dm_task *t = dm->task[i].phase == DM_IDLE ? &idle : &dm->task[i];
 		struct st_task s = {
 			.phase = svio_cpu_to_le32(t->phase == DM_STATUS ? DM_RECORD : t->phase),
 			.wq = svio_cpu_to_le32(t->wq),
@@ -154,10 +155,12 @@ static int load_wq(struct dm *dm, struct dm_wq *wq, const uint8_t **p, size_t *l
 		wq->cfg[i] = svio_le32_to_cpu(s.cfg[i]);
 	bytes = wq->count * sizeof(struct dsa_desc);
 	if (wq->state > DSA_WQ_BUSY || wq->slot >= DSA_PORTAL_SLOTS || wq->count > dm->total || wq->taken < wq->count ||
-	    (wq->cfg[0] & 0xffff) > dm->total || *left - sizeof(s) < bytes)
+	    *left - sizeof(s) < bytes)
 		return -EINVAL;
-	if (wq->state != DSA_WQ_DISABLED && (DSA_WQCFG_MAX_BATCH_OF(wq->cfg[DSA_WQCFG_LIMITS / 4]) > dm->max_batch ||
-					     DSA_WQCFG_MAX_XFER_OF(wq->cfg[DSA_WQCFG_LIMITS / 4]) > dm->max_xfer))
+	/* What enabling has checked; of a disabled WQ software may have written anything. */
+	if (wq->state != DSA_WQ_DISABLED &&
+	    ((wq->cfg[0] & 0xffff) > dm->total || DSA_WQCFG_MAX_BATCH_OF(wq->cfg[DSA_WQCFG_LIMITS / 4]) > dm->max_batch ||
+	     DSA_WQCFG_MAX_XFER_OF(wq->cfg[DSA_WQCFG_LIMITS / 4]) > dm->max_xfer))
 		return -EINVAL;
 	memcpy(wq->queue, *p + sizeof(s), bytes);
 	*p += sizeof(s) + bytes;

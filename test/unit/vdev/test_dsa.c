@@ -933,6 +933,18 @@ static void test_migrate(void)
 	d = td_desc(DSA_OP_CRC, 0, src, NULL, 100, cr);
 	CU_ASSERT_EQUAL(td_do(&a, &d, cr), DSA_ST_SUCCESS);
 	td_stop(&a);
+	/* a configuration that could not be enabled moves along all the same */
+	td_start(&a, "dsa");
+	tc_w32(&a.tc, TD_WQCFG + 3 * 32 + DSA_WQCFG_SIZE, 0xffff);
+	tc_w32(&a.tc, TD_WQCFG + 3 * 32 + DSA_WQCFG_LIMITS, 0xffffffff);
+	CU_ASSERT_EQUAL_FATAL(tc_mig_set(&a.tc, SVIO_VFU_STATE_STOP_COPY), 0);
+	len = stream_out(&a, stream, sizeof(stream));
+	td_stop(&a);
+	td_start(&a, "dsa");
+	CU_ASSERT_EQUAL_FATAL(stream_in(&a, stream, len), 0);
+	CU_ASSERT_EQUAL(tc_r32(&a.tc, TD_WQCFG + 3 * 32 + DSA_WQCFG_SIZE), 0xffff);
+	CU_ASSERT_EQUAL(tc_r32(&a.tc, TD_WQCFG + 3 * 32 + DSA_WQCFG_LIMITS), 0xffffffff);
+	td_stop(&a);
 	/* other options are refused, and said */
 	td_start(&b, "dsa,wqs=3");
 	CU_ASSERT_EQUAL(stream_in(&b, stream, len), -EINVAL);
