@@ -160,7 +160,7 @@ static void test_signals(void)
 	CU_ASSERT_EQUAL_FATAL(pthread_create(&target, NULL, sleepless, NULL), 0);
 	s.to = target;
 	CU_ASSERT_EQUAL_FATAL(pthread_create(&sender, NULL, send, &s), 0);
-	for (int round = 0; round < 400; round++) {
+	for (int round = 0; round < 120; round++) {
 		int before = signals;
 
 		CU_ASSERT_EQUAL(svio__dirty_freeze(watch, &seen), 0);

@@ -28,7 +28,7 @@ static const int group_numbers[MAX_GROUPS] = { 7, 8, 9, 10 };
 struct fake fake;
 
 struct container {
-	bool used, iommu;
+	bool used, iommu, dirty;
 	int groups;
 	struct {
 		uint64_t iova, size;
@@ -344,9 +344,47 @@ static int dma_map(struct container *c, const struct vfio_iommu_type1_dma_map *r
 	return 0;
 }
 
+/* As Linux: one size of pages, whole words, and all bits set of every mapping (vfio_iommu_type1.c). */
+static int all_dirty(uint64_t size, const struct vfio_bitmap *bitmap)
+{
+	uint64_t bytes = (size / 4096 + 63) / 64 * 8;
+
+	if (bitmap->pgsize != 4096 || !size || size % 4096 || bitmap->size < bytes)
+		return fail(EINVAL);
+	memset(bitmap->data, 0xff, size / 4096 / 8);
+	for (uint64_t i = size / 4096 / 8 * 8; i < size / 4096; i++)
+		((uint8_t *)bitmap->data)[i / 8] |= (uint8_t)(1u << i % 8);
+	return 0;
+}
+
+static int dirty_pages(struct container *c, struct vfio_iommu_type1_dirty_bitmap *req)
+{
+	const struct vfio_iommu_type1_dirty_bitmap_get *get = (const void *)req->data;
+	bool covers = false;
+
+	if (req->flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_START || req->flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP) {
+		if (fake.no_dirty)
+			return fail(ENOTTY);
+		c->dirty = req->flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_START;
+		return 0;
+	}
+	if (req->flags != VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP || req->argsz < sizeof(*req) + sizeof(*get) || !c->dirty)
+		return fail(EINVAL);
+	for (int m = 0; m < FAKE_MAPS; m++)
+		covers |= c->maps[m].size && c->maps[m].iova == get->iova && c->maps[m].size == get->size;
+	return covers ? all_dirty(get->size, &get->bitmap) : fail(EINVAL);
+}
+
 static int dma_unmap(struct container *c, struct vfio_iommu_type1_dma_unmap *req)
 {
 	uint64_t end = req->iova + req->size, done = 0;
+
+	if (req->flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP) {
+		if (!c->dirty || req->argsz < sizeof(*req) + sizeof(struct vfio_bitmap))
+			return fail(EINVAL);
+		if (all_dirty(req->size, (const void *)req->data))
+			return -1;
+	}
 
 	for (int m = 0; m < FAKE_MAPS; m++) {
 		uint64_t a = c->maps[m].iova, b = a + c->maps[m].size;
@@ -390,6 +428,8 @@ static int container_ioctl(struct container *c, unsigned long request, void *arg
 		return dma_map(c, arg);
 	case VFIO_IOMMU_UNMAP_DMA:
 		return dma_unmap(c, arg);
+	case VFIO_IOMMU_DIRTY_PAGES:
+		return dirty_pages(c, arg);
 	default:
 		return fail(ENOTTY);
 	}

@@ -48,6 +48,7 @@ struct fake {
 	bool bus_gone;	   /* configuration space reads all ones */
 	bool no_reset;
 	bool msi_resize;	 /* vectors can be added (Linux since 6.5) */
+	bool no_dirty;		 /* VFIO_IOMMU_DIRTY_PAGES is not there */
 	bool missing_iova_cap;	 /* IOMMU information without capabilities */
 	int vectors_available;	 /* 0: enough */
 	int reset_eagain;	 /* so many resets answer -EAGAIN first; -1: all */

@@ -238,9 +238,53 @@ static void test_share_refused(void)
 	close(efd);
 }
 
+static unsigned int told;
+static uint64_t told_iova, told_len, told_word;
+
+static void unmapped(struct svio_dma_domain *d, uint64_t iova, uint64_t len, const uint64_t *bitmap, uint64_t page)
+{
+	CU_ASSERT_PTR_EQUAL(d, svio_device_domain(a));
+	CU_ASSERT_EQUAL(page, 4096);
+	told++;
+	told_iova = iova;
+	told_len = len;
+	told_word = bitmap ? *bitmap : 0;
+}
+
+static void test_dirty(void)
+{
+	struct svio_dma_domain *d;
+	uint64_t word = 0;
+
+	start();
+	d = svio_device_domain(a);
+	told = 0;
+	CU_ASSERT_EQUAL(map(d, 0x10000, 8192), 0);
+	CU_ASSERT_EQUAL(map(d, 0x20000, 4096), 0);
+	CU_ASSERT_NOT_EQUAL(svio_dma_dirty_get(d, 0x10000, 8192, 4096, &word), 0); /* not on */
+	fake.no_dirty = true;
+	CU_ASSERT_EQUAL(svio_dma_dirty_start(d, unmapped), -ENOTTY);
+	fake.no_dirty = false;
+	CU_ASSERT_EQUAL(svio_dma_dirty_start(d, unmapped), 0);
+	CU_ASSERT_EQUAL(svio_dma_dirty_get(d, 0x10000, 8192, 4096, &word), 0);
+	CU_ASSERT_EQUAL(word, 3);
+	CU_ASSERT_EQUAL(svio_dma_dirty_get(d, 0x10000, 4096, 4096, &word), -EINVAL); /* part of a mapping */
+	CU_ASSERT_EQUAL(svio_dma_dirty_get(d, 0x10000, 8192, 3000, &word), -EINVAL);
+	CU_ASSERT_EQUAL(svio_dma_dirty_get(d, 0x10000, 0, 4096, &word), -EINVAL);
+	CU_ASSERT_EQUAL(svio_dma_unmap(d, 0x30000, 4096), -ENOENT);
+	CU_ASSERT_EQUAL(told, 0); /* nothing was there */
+	CU_ASSERT_EQUAL(svio_dma_unmap(d, 0x10000, 8192), 0);
+	CU_ASSERT_TRUE(told == 1 && told_iova == 0x10000 && told_len == 8192 && told_word == 3);
+	svio_dma_dirty_stop(d);
+	CU_ASSERT_EQUAL(svio_dma_unmap(d, 0x20000, 4096), 0);
+	CU_ASSERT_EQUAL(told, 1);
+	stop();
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
+		{ "dirty bitmap, and bits of what is unmapped", test_dirty },
 		{ "what the IOMMU can do", test_info },
 		{ "hostile IOMMU replies are refused", test_hostile },
 		{ "map and unmap, and every refusal explained", test_map },
