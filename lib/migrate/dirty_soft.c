@@ -7,6 +7,8 @@
  * What the bits do not tell, is answered for safety:
  *	- hugetlbfs has none that can be cleared: such memory is reported every time;
  *	- a page of a shared mapping that is not in the page table may have been written and thrown out of it: reported;
+ *	- private pages that are pinned for DMA keep their bit (Linux fs/proc/task_mmu.c, pte_is_pinned()): so they are reported
+ *	  every time;
  *	- a page of a private mapping that was there at the last look and is not now was dropped (MADV_DONTNEED), which
  *	  changes what is read there: reported once.
  */

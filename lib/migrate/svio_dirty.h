@@ -23,8 +23,8 @@
  *
  *	CPU	WP_ASYNC (Linux 6.7+, userfaultfd asynchronous write protection and PAGEMAP_SCAN): exact for memory in pages of 4 KiB; a
  *		write into a huge page (THP, hugetlbfs) marks all of it. Memory newly mapped into the range is reported whole once.
- *		SOFT_DIRTY (before): the same, but hugetlbfs memory, and shared pages that are not resident, are reported at
- *		every sync. All threads stand still while the kernel's bits are read and cleared (see dirty_soft.c).
+ *		SOFT_DIRTY (before): the same, but hugetlbfs memory, shared pages that are not resident, and private memory that
+ *		is pinned for DMA by kernel VFIO are reported at every sync. All threads stand still while the kernel's bits are read and cleared (see dirty_soft.c).
  *		Not seen by either: what others write through mappings of their own (a vfio-user server: that is what DEVICE is for),
  *		write(2) and hole punching on the file behind a mapping, direct I/O (O_DIRECT, io_uring registered buffers) that was
  *		started before a sync and lands behind it.
