@@ -243,6 +243,9 @@ static int bind_locked(struct svio_device *dev, struct svio_ioas *ioas, uint32_t
 		b = find_same(dev, ioas, SVIO_SVA_IDENTITY);
 	/* An identity bond that was asked for as such does not make the next one identity. */
 	if (b && (b->mode == SVIO_SVA_NATIVE || flags & SVIO_SVA_WANT_IDENTITY)) {
+		err = renew(b);
+		if (err)
+			return err;
 		b->refs++;
 		*bondp = b->seen;
 		return 0;

@@ -352,7 +352,7 @@ static void test_fork(void)
 static void test_renew(void)
 {
 	struct svio_device dev = native();
-	struct svio_sva_bond *a, *i;
+	struct svio_sva_bond *a, *i, *again;
 	int fds = unit_count_fds(), status = -1;
 	pid_t child;
 
@@ -373,6 +373,15 @@ static void test_renew(void)
 	CU_ASSERT_EQUAL(dev.binds, 2);
 	CU_ASSERT_EQUAL(svio_sva_renew(a), 0);
 	CU_ASSERT_EQUAL(dev.binds, 2);
+	/* Binding again, too, gives a bond that lives. */
+	close(dev.fd);
+	dev.bind_err = ENOSPC;
+	CU_ASSERT_EQUAL(svio_sva_bind(&dev, NULL, 0, &again), -ENOSPC);
+	dev.bind_err = 0;
+	CU_ASSERT_EQUAL(svio_sva_bind(&dev, NULL, 0, &again), 0);
+	CU_ASSERT_PTR_EQUAL(again, a);
+	CU_ASSERT_EQUAL(dev.binds, 3);
+	svio_sva_unbind(again);
 	child = fork();
 	if (child == 0)
 		_exit(svio_sva_renew(a) != -ESRCH);
