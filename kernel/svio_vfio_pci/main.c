@@ -134,36 +134,88 @@ static int svio_device_feature(struct vfio_device *vdev, u32 flags, void __user 
 	return vfio_pci_core_ioctl_feature(vdev, flags, arg, argsz);
 }
 
-/*
- * Whether this write of config space puts the function to sleep. The user may change the buffer
- * before VFIO reads it once more; then invalidations time out, as they do when a function hangs.
- */
-static int svio_write_sleeps(struct vfio_pci_core_device *core, const char __user *buf,
-			     size_t count, loff_t pos)
+static long svio_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long arg)
 {
-	u64 pmcsr = core->pdev->pm_cap + PCI_PM_CTRL, offset = pos & VFIO_PCI_OFFSET_MASK;
-	u8 state;
+	struct svio_vfio_device *svio = to_svio(vdev);
+	bool master;
+	long ret;
 
-	if (VFIO_PCI_OFFSET_TO_INDEX(pos) != VFIO_PCI_CONFIG_REGION_INDEX || !core->pdev->pm_cap ||
-	    pmcsr < offset || pmcsr - offset >= count)
+	if (cmd != VFIO_DEVICE_RESET || !svio->core.reset_works)
+		return vfio_pci_core_ioctl(vdev, cmd, arg);
+
+	ret = svio_sva_block(svio->sva, &master);
+	if (ret)
+		return ret;
+	ret = vfio_pci_core_ioctl(vdev, cmd, arg);
+	svio_sva_unblock(svio->sva, master);
+	return ret;
+}
+
+/*
+ * What a write of config space does that concerns bonds. The user may change the buffer before VFIO
+ * reads it once more. Then a reset is met by svio_reset_prepare() alone, and a function that falls
+ * asleep lets invalidations time out, as one does that hangs.
+ */
+enum svio_write { SVIO_WRITE_PLAIN, SVIO_WRITE_SLEEP, SVIO_WRITE_RESET };
+
+/* Does the write set any of `bits` in the byte at `reg` of config space? */
+static int svio_sets(const char __user *buf, size_t count, u64 offset, unsigned int reg, u8 bits)
+{
+	u8 value;
+
+	if (reg < offset || reg - offset >= count)
 		return 0;
-	if (get_user(state, (const u8 __user *)buf + (pmcsr - offset)))
+	if (get_user(value, (const u8 __user *)buf + (reg - offset)))
 		return -EFAULT;
-	return (state & PCI_PM_CTRL_STATE_MASK) != 0;
+	return (value & bits) != 0;
+}
+
+static int svio_write_kind(struct pci_dev *pdev, const char __user *buf, size_t count, u64 offset)
+{
+	int af = pci_find_capability(pdev, PCI_CAP_ID_AF);
+	int ret = 0;
+
+	if (pdev->pm_cap)
+		ret = svio_sets(buf, count, offset, pdev->pm_cap + PCI_PM_CTRL,
+				PCI_PM_CTRL_STATE_MASK);
+	if (ret)
+		return ret < 0 ? ret : SVIO_WRITE_SLEEP;
+	if (pci_is_pcie(pdev))
+		ret = svio_sets(buf, count, offset, pci_pcie_cap(pdev) + PCI_EXP_DEVCTL + 1,
+				PCI_EXP_DEVCTL_BCR_FLR >> 8);
+	if (!ret && af)
+		ret = svio_sets(buf, count, offset, af + PCI_AF_CTRL, PCI_AF_CTRL_FLR);
+	if (ret)
+		return ret < 0 ? ret : SVIO_WRITE_RESET;
+	return SVIO_WRITE_PLAIN;
 }
 
 static ssize_t svio_write(struct vfio_device *vdev, const char __user *buf, size_t count,
 			  loff_t *ppos)
 {
 	struct svio_vfio_device *svio = to_svio(vdev);
+	bool master;
+	ssize_t ret;
+	int kind;
 
-	if (svio_sva_in_use(svio->sva)) {
-		int ret = svio_write_sleeps(&svio->core, buf, count, *ppos);
+	if (VFIO_PCI_OFFSET_TO_INDEX(*ppos) != VFIO_PCI_CONFIG_REGION_INDEX ||
+	    !svio_sva_in_use(svio->sva))
+		return vfio_pci_core_write(vdev, buf, count, ppos);
 
-		if (ret)
-			return ret < 0 ? ret : -EBUSY;
-	}
-	return vfio_pci_core_write(vdev, buf, count, ppos);
+	kind = svio_write_kind(svio->core.pdev, buf, count, *ppos & VFIO_PCI_OFFSET_MASK);
+	if (kind < 0)
+		return kind;
+	if (kind == SVIO_WRITE_SLEEP)
+		return -EBUSY;
+	if (kind == SVIO_WRITE_PLAIN)
+		return vfio_pci_core_write(vdev, buf, count, ppos);
+
+	ret = svio_sva_block(svio->sva, &master);
+	if (ret)
+		return ret;
+	ret = vfio_pci_core_write(vdev, buf, count, ppos);
+	svio_sva_unblock(svio->sva, master);
+	return ret;
 }
 
 static const struct vfio_device_ops svio_ops = {
@@ -172,7 +224,7 @@ static const struct vfio_device_ops svio_ops = {
 	.release = svio_release,
 	.open_device = svio_open_device,
 	.close_device = svio_close_device,
-	.ioctl = vfio_pci_core_ioctl,
+	.ioctl = svio_ioctl,
 #ifdef SVIO_HAVE_GET_REGION_INFO_CAPS
 	.get_region_info_caps = vfio_pci_ioctl_get_region_info,
 #endif

@@ -519,7 +519,7 @@ static u32 sva_reason(struct svio_sva *sva, s32 *error)
 	}
 	if (!iommu->iommu_dev->max_pasids)
 		return SVIO_SVA_NO_IOMMU;
-	if (pci_max_pasids(pdev) <= 0 || !iommu->max_pasids)
+	if (!iommu->max_pasids)
 		return SVIO_SVA_NO_PASID;
 	if (sva_shared_group(pdev))
 		return SVIO_SVA_SHARED_GROUP;
@@ -661,6 +661,11 @@ int svio_sva_feature_bind(struct svio_sva *sva, u32 flags, void __user *arg, siz
 		return ret;
 	if (req.flags || req.reserved || req.min > req.max)
 		return -EINVAL;
+	mutex_lock(&sva->lock);
+	ret = sva_may_bind(sva);
+	mutex_unlock(&sva->lock);
+	if (ret)
+		return ret;
 	if (sva_reason(sva, &error) != SVIO_SVA_OK)
 		return -EOPNOTSUPP;
 
@@ -773,19 +778,47 @@ void svio_sva_gone(struct svio_sva *sva)
 	bond_end_all(&list);
 }
 
-void svio_sva_reset_prepare(struct svio_sva *sva)
+/* No more binds; true if there are bonds. Those that nobody else is ending are on the list. */
+static bool sva_block(struct svio_sva *sva, struct list_head *list)
 {
-	LIST_HEAD(list);
 	bool any;
 
 	mutex_lock(&sva->lock);
 	sva->resets++;
 	sva->generation++;
-	sva_claim_all(sva, &list);
+	sva_claim_all(sva, list);
 	any = sva->count;
 	mutex_unlock(&sva->lock);
+	return any;
+}
 
-	sva->master = any && sva_quiesce(sva->pdev);
+void svio_sva_unblock(struct svio_sva *sva, bool master)
+{
+	if (master)
+		pci_set_master(sva->pdev);
+	mutex_lock(&sva->lock);
+	sva->resets--;
+	mutex_unlock(&sva->lock);
+}
+
+int svio_sva_block(struct svio_sva *sva, bool *master)
+{
+	LIST_HEAD(list);
+	int ret;
+
+	*master = sva_block(sva, &list) && sva_quiesce(sva->pdev);
+	bond_end_all(&list);
+	ret = wait_event_killable(sva->idle, sva_idle(sva));
+	if (ret)
+		svio_sva_unblock(sva, *master);
+	return ret;
+}
+
+void svio_sva_reset_prepare(struct svio_sva *sva)
+{
+	LIST_HEAD(list);
+
+	sva->master = sva_block(sva, &list) && sva_quiesce(sva->pdev);
 	if (!list_empty(&list))
 		sva_end_later(sva, &list);
 	if (!wait_event_timeout(sva->idle, sva_idle(sva), SVA_RESET_WAIT))
@@ -794,13 +827,8 @@ void svio_sva_reset_prepare(struct svio_sva *sva)
 
 void svio_sva_reset_done(struct svio_sva *sva)
 {
-	if (sva->master)
-		pci_set_master(sva->pdev);
+	svio_sva_unblock(sva, sva->master);
 	sva->master = false;
-
-	mutex_lock(&sva->lock);
-	sva->resets--;
-	mutex_unlock(&sva->lock);
 }
 
 struct svio_sva *svio_sva_create(struct pci_dev *pdev)

@@ -9,7 +9,9 @@
  * - VFIO resets a function with vfio_pci_core's memory_lock held for writing. A page fault in a BAR
  *   holds mmap_lock and waits for memory_lock. Binding takes mmap_lock inside the IOMMU core's SVA
  *   lock, which unbinding takes too. So nobody may wait without limit for an unbinding while
- *   holding memory_lock: a reset leaves it to a work item, and waits for a bounded time.
+ *   holding memory_lock. Resets that the user of the function asks for are seen coming, and bonds
+ *   end before VFIO takes its lock (svio_sva_block()). Others are announced under it: they leave
+ *   the unbinding to a work item, and wait for a bounded time (svio_sva_reset_prepare()).
  * - svio_sva::lock guards the table and is taken under memory_lock: nothing that takes mmap_lock is
  *   called with it held.
  */
@@ -34,7 +36,14 @@ void svio_sva_close(struct svio_sva *sva);
 /* The function was unplugged: end every bond now, and make no more. */
 void svio_sva_gone(struct svio_sva *sva);
 
-/* Around a reset, whoever asked for it. Called with the device locked. */
+/*
+ * Around a reset that is to come, with none of VFIO's locks held: every bond has ended, and none is
+ * made before svio_sva_unblock(). -ERESTARTSYS: killed. *master: what svio_sva_unblock() puts back.
+ */
+int svio_sva_block(struct svio_sva *sva, bool *master);
+void svio_sva_unblock(struct svio_sva *sva, bool master);
+
+/* In a reset, whoever asked for it. Called with the device locked. */
 void svio_sva_reset_prepare(struct svio_sva *sva);
 void svio_sva_reset_done(struct svio_sva *sva);
 
