@@ -1,0 +1,204 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# The guest's half of t_sva.sh. Arguments: what to run. The modules lie in /mod; nvme0 and nvme1 are 0000:01:00.0 and
+# 0000:02:00.0, igb is 0000:03:00.0, a two-function e1000e is 0000:04:00.0 and .1, the simulated function is 10000:00:00.0.
+
+set -u
+n0=0000:01:00.0
+n1=0000:02:00.0
+pf=0000:03:00.0
+vf=0000:03:10.0
+e0=0000:04:00.0
+e1=0000:04:00.1
+token=0a1b2c3d-0000-1111-2222-333344445555
+sys=/sys/bus/pci
+par=/sys/module/svio_vfio_pci/parameters
+p=/sva_probe
+v=/vfio_probe
+
+ok() { echo "ok - $1"; }
+bad() { echo "not ok - $1"; }
+# verdict NAME COMMAND...
+verdict()
+{
+	name=$1
+	shift
+	if "$@" >/tmp/why 2>&1; then ok "$name"; else bad "$name"; sed 's/^/# /' /tmp/why; fi
+}
+not() { ! "$@"; }
+
+# bind DRIVER BDF...
+bind()
+{
+	local driver=$1 d
+
+	shift
+	for d in "$@"; do
+		[ -e $sys/devices/$d/driver ] && echo $d >$sys/devices/$d/driver/unbind
+		echo $driver >$sys/devices/$d/driver_override
+		echo $d >$sys/drivers_probe
+	done
+}
+driver() { basename "$(readlink $sys/devices/$1/driver)"; }
+driver_is() { [ "$(driver $1)" = "$2" ] || { echo "$1: $(driver $1)"; return 1; }; }
+
+# Start a probe that prints "held", and wait until it has; what it says afterwards is shown by rest.
+hold()
+{
+	rm -f /tmp/in /tmp/held
+	mkfifo /tmp/in /tmp/held
+	"$@" </tmp/in >/tmp/held &
+	holder=$!
+	exec 5>/tmp/in 6</tmp/held
+	while read -r line <&6; do
+		[ "$line" = held ] && return 0
+		echo "$line"
+	done
+	bad "hold $*: it ended"
+}
+rest()
+{
+	exec 5>&-
+	cat <&6
+	wait $holder
+	exec 6<&-
+}
+
+logged() { dmesg | grep -F "$1"; }
+wait_for()
+{
+	for _ in $(seq 300); do
+		eval "$1" && return 0
+		usleep 100000
+	done
+	echo "never: $1"
+	return 1
+}
+
+# The simulated function, its counters and its plug.
+s=10000:00:00.0
+debug=/sys/kernel/debug/svio_simdev
+sim()
+{
+	insmod /mod/svio_simdev.ko i_know_this_is_a_test=1 window=0x30000000 "$@" || bad "svio_simdev loads"
+	bind svio-vfio-pci $s
+}
+count() { sed -n "s/^$1 //p" $debug/stats; }
+zero() { [ "$(count $1)" = 0 ] || { echo "$1: $(count $1)"; return 1; }; }
+some() { [ "$(count $1)" -gt 0 ] || { echo "$1: none"; return 1; }; }
+out()
+{
+	echo $1 >$debug/unplug
+	wait_for '[ ! -e $sys/devices/$s ]'
+}
+back()
+{
+	echo 0 >$debug/unplug
+	wait_for '[ -e $sys/devices/$s ]' && bind svio-vfio-pci $s && driver_is $s svio-vfio-pci
+}
+
+insmod /mod/svio_vfio_pci.ko || bad "svio_vfio_pci loads"
+
+case $1 in
+plain)
+	# Everything of vfio-pci, through this driver.
+	bind svio-vfio-pci $n0 $n1 $e0 $e1
+	verdict "bound to svio-vfio-pci" driver_is $n0 svio-vfio-pci
+	$v basic $n0
+	$v irq $n0
+	$v reset $n0
+	$v domain $n0 $n1
+	$v fork $n0
+	$p reason $n0 $2 $3
+	$p sleepless $n0
+	$v basic $e0
+	$p reason $e0 $2 $3
+	echo 1 >$par/enable_sriov
+	bind svio-vfio-pci $pf
+	$v basic $pf
+	$v irq $pf
+	hold $v hold $pf $token
+	echo 1 >$sys/devices/$pf/sriov_numvfs
+	verdict "VFs are kept for the PF's driver" grep -qx svio-vfio-pci $sys/devices/$vf/driver_override
+	bind svio-vfio-pci $vf
+	$v refuse 13 "needs a VF token" $vf
+	$v refuse 13 "wrong VF token" $vf ffffffff-0000-1111-2222-333344445555
+	$v vf $vf $token
+	echo 0 >$sys/devices/$pf/sriov_numvfs
+	rest
+	# Together with vfio-pci: one takes over from the other.
+	bind vfio-pci $n1
+	$v domain $n0 $n1
+	bind vfio-pci $n0
+	verdict "given back to vfio-pci" driver_is $n0 vfio-pci
+	$v basic $n0
+	bind svio-vfio-pci $n0 $n1
+	verdict "and taken again" driver_is $n0 svio-vfio-pci
+	$v request $n0
+	bind vfio-pci $n1 $e0 $e1 $pf
+	verdict "unloaded" rmmod svio_vfio_pci
+	verdict "and loaded again" insmod /mod/svio_vfio_pci.ko
+	;;
+pasid)
+	# An IOMMU with PASIDs, and functions without.
+	bind svio-vfio-pci $n0 $e0 $e1
+	$p reason $n0 $2 $3
+	$v basic $n0
+	;;
+sim)
+	echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
+	grep -q " /sys/kernel/debug " /proc/mounts || mount -t debugfs none /sys/kernel/debug
+	sim
+	verdict "the simulated function is bound" driver_is $s svio-vfio-pci
+	$p api $s
+	$p sleep $s
+	$p pass $s
+	$p fork $s
+	$p exec $s
+	echo 2 >$par/quota
+	$p quota $s
+	echo 1000 >$par/quota
+	$p pasids $s 200
+	$p cycles $s 10000
+	$p close $s
+	$p reset $s
+	$p storm $s 10
+	verdict "storm: no reset went on before the bonds had ended" not logged "still being unbound"
+	echo "# a process ends with DMA in flight"
+	for how in exit kill exec; do
+		echo 1 >$debug/clear
+		echo 500 >$debug/descriptor_delay_us
+		$p end $s $how
+		verdict "$how: DMA was stopped before its PASID was taken away" zero dma_blocked
+	done
+	echo 0 >$debug/descriptor_delay_us
+	$p two $s
+	verdict "no translation was used after it was taken back" zero stale_uses
+	echo "# unplugging"
+	hold $p hold $s
+	verdict "unplug: pulled while bound" out 2
+	rest
+	verdict "unplug: back" back
+	hold $p request $s
+	verdict "unplug: in order, when its user has let go" out 1
+	rest
+	verdict "unplug: back again" back
+	$p close $s
+	hold $p keep $s
+	verdict "unplug: with a bond file open" out 1
+	verdict "the module stays while a bond file is open" not rmmod svio_vfio_pci
+	rest
+	verdict "unloaded" rmmod svio_vfio_pci
+	verdict "no bond was left in the cache" not grep -q svio_bond /proc/slabinfo
+	insmod /mod/svio_vfio_pci.ko
+	rmmod svio_simdev
+	echo "# functions that cannot"
+	sim ats=0
+	$p reason $s 5
+	out 1 && rmmod svio_simdev
+	sim pasid_bits=0
+	$p reason $s 3
+	out 1 && rmmod svio_simdev
+	;;
+esac
