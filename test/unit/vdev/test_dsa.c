@@ -657,6 +657,23 @@ static void test_abort(void)
 	td_submit(&b.td, 0, &b.d); /* the portal goes on where it was */
 	CU_ASSERT_EQUAL(td_wait(&b.td, &b.cr[2]), DSA_ST_SUCCESS);
 	big_stop(&b);
+	/* by PASID: another one's is nothing to wait for and nothing to abort */
+	big_start(&b, 2);
+	{
+		uint32_t pasid = DSA_WQCFG_PASID_OF(tc_r32(&b.td.tc, TD_WQCFG + DSA_WQCFG_MODE));
+
+		CU_ASSERT_EQUAL(td_cmd(&b.td, DSA_CMD_DRAIN_PASID, pasid + 1), 0);
+		CU_ASSERT_EQUAL(td_cmd(&b.td, DSA_CMD_ABORT_PASID, pasid + 1), 0);
+		CU_ASSERT_EQUAL(b.cr[0].status, 0);
+		CU_ASSERT_EQUAL(td_cmd(&b.td, DSA_CMD_DRAIN_PASID, pasid), 0);
+		CU_ASSERT(b.cr[0].status == DSA_ST_SUCCESS && b.cr[1].status == DSA_ST_SUCCESS);
+		memset(b.cr, 0, PAGE);
+		td_submit(&b.td, 0, &b.d);
+		tc_rounds(&b.td.tc, 20);
+		CU_ASSERT_EQUAL(td_cmd(&b.td, DSA_CMD_ABORT_PASID, pasid), 0);
+	}
+	big_quiet(&b);
+	big_stop(&b);
 	/* also what is still in the portal, the WQ being full */
 	big_start(&b, 60 + 10);
 	CU_ASSERT_EQUAL(td_cmd(&b.td, DSA_CMD_ABORT_WQ, DSA_CMD_WQ_OPERAND(0)), 0);
