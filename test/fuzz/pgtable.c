@@ -14,7 +14,7 @@
 
 #define PAGE	 4096u
 #define RAM	 12u /* pages that the device may read and write */
-#define RAM_IOVA UINT64_C(0x100000)
+#define RAM_IOVA UINT64_C(0x200000) /* where a large page may begin */
 #define RO_IOVA	 UINT64_C(0x200000) /* one page that it may only read */
 /* The file: a canary, RAM, a canary, the read-only page, a canary. */
 #define FILE_PAGES (RAM + 4)
@@ -184,7 +184,7 @@ static void set_entry(struct fz_in *in)
 		v = (RAM_IOVA - PAGE) | P | U | W; /* a canary's place, which is not mapped */
 		break;
 	case 3:
-		v = P | U | W | PS | (uint64_t)fz_u8(in) << 13; /* large, perhaps misaligned */
+		v = P | U | W | PS | (uint64_t)fz_u16(in) << 13; /* large, perhaps misaligned */
 		break;
 	case 4:
 		v = (RAM_IOVA + fz_u8(in) % RAM * PAGE) | P | U | W | UINT64_C(1) << (fz_u8(in) % 64);
