@@ -15,7 +15,7 @@
 #define PAGE	 4096u
 #define RAM	 12u /* pages that the device may read and write */
 #define RAM_IOVA UINT64_C(0x200000) /* where a large page may begin */
-#define RO_IOVA	 UINT64_C(0x200000) /* one page that it may only read */
+#define RO_IOVA	 UINT64_C(0x300000) /* one page that it may only read */
 /* The file: a canary, RAM, a canary, the read-only page, a canary. */
 #define FILE_PAGES (RAM + 4)
 #define RO_PAGE	   (RAM + 2)
@@ -67,7 +67,7 @@ static void map(uint64_t iova, uint32_t pages, uint32_t first, uint32_t prot)
 					.offset = (uint64_t)first * PAGE };
 	int fd = fcntl(file, F_DUPFD_CLOEXEC, 0);
 
-	svio__vd_dma_map(c.k.dev, &req, &fd);
+	FZ_CHECK(svio__vd_dma_map(c.k.dev, &req, &fd) == 0);
 	if (fd >= 0)
 		close(fd);
 }
