@@ -184,7 +184,7 @@ static void set_entry(struct fz_in *in)
 		v = (RAM_IOVA - PAGE) | P | U | W; /* a canary's place, which is not mapped */
 		break;
 	case 3:
-		v = P | U | W | PS | (uint64_t)fz_u16(in) << 13; /* large, perhaps misaligned */
+		v = P | U | W | PS | (uint64_t)fz_u16(in) << 12; /* large, perhaps misaligned */
 		break;
 	case 4:
 		v = (RAM_IOVA + fz_u8(in) % RAM * PAGE) | P | U | W | UINT64_C(1) << (fz_u8(in) % 64);
