@@ -2,9 +2,10 @@
 /*
  * The function's address translation cache, and its accesses to memory (PCIe 6.0, chapter 10).
  *
- * Each access is made by a cached translation, under sim_dev.lock, and moves at most a page: an invalidation takes the lock, so when
- * it returns no access by the old translation is under way, which is what an Invalidate Completion says. What is not
- * cached is asked of the IOMMU; what the IOMMU has not, of the kernel by a page request.
+ * Each access is made by a cached translation, under sim_dev.lock, and moves at most a page: an invalidation
+ * takes the lock, so when it returns no access by the old translation is under way, which is what an
+ * Invalidate Completion says. What is not cached is asked of the IOMMU; what the IOMMU has not, of the kernel
+ * by a page request.
  */
 #include <linux/hash.h>
 #include <linux/highmem.h>
@@ -124,7 +125,10 @@ static bool paging_agrees(const struct sim_atc_entry *e)
 	       (pte && pfn_to_page(SIM_PTE_PFN(pte)) == e->page && (SIM_PTE_WRITE(pte) || !e->write));
 }
 
-/* Asks the IOMMU. 0: cached now; -EFAULT: no such page, or not so; -EAGAIN: ask again; -EXDEV: nothing at all by this PASID. */
+/*
+ * Asks the IOMMU. 0: cached now; -EFAULT: no such page, or not so; -EAGAIN: ask again; -EXDEV: nothing at all
+ * by this PASID.
+ */
 static int translate(struct sim_dev *sd, u32 pasid, u64 addr, bool write)
 {
 	u64 vpn = addr >> PAGE_SHIFT;
@@ -216,10 +220,11 @@ static void move(const struct sim_atc_entry *e, u64 addr, u8 *buf, size_t len, e
 }
 
 /*
- * One access by a cached translation; 0, -ENOENT: there is none, -ESTALE: look again, -EPERM: no bus mastering.
+ * One access by a cached translation; 0, -ENOENT: there is none, -ESTALE: look again, -EPERM: no bus
+ * mastering.
  *
- * in_flight goes up before bus mastering is looked at. So whoever clears bus mastering and then finds no transactions pending knows
- * that there will be none.
+ * in_flight goes up before bus mastering is looked at. So whoever clears bus mastering and then finds no
+ * transactions pending knows that there will be none.
  */
 static int try_access(struct sim_dev *sd, u32 pasid, u64 addr, u8 *buf, size_t len, enum sim_how how, bool *verified)
 {
@@ -262,7 +267,10 @@ static int try_access(struct sim_dev *sd, u32 pasid, u64 addr, u8 *buf, size_t l
 	return rc;
 }
 
-/* ---- page requests ------------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- page requests ----------------------------------------------------------------------------------------
+ * --------------------
+ */
 
 /* By the kernel, once for each request, from any thread. */
 void sim_page_response(struct sim_dev *sd, u32 pasid, u32 grpid, int code)
@@ -362,7 +370,10 @@ static int resolve(struct sim_req *rq, u64 addr, bool write)
 
 	rq->fault_addr = addr;
 	rq->fault_write = write;
-	/* Answered with success and still not there, again and again: a range that cannot be walked, or is being evicted. */
+	/*
+	 * Answered with success and still not there, again and again: a range that cannot be walked, or is
+	 * being evicted.
+	 */
 	for (unsigned int answers = 0; answers < 64; cond_resched()) {
 		int rc;
 

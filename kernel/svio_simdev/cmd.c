@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Commands (DSA, CMD and CMDSTS). The poller's. One at a time; those that drain are completed by polling, while portals go
- * on being served.
+ * Commands (DSA, CMD and CMDSTS). The poller's. One at a time; those that drain are completed by polling,
+ * while portals go on being served.
  */
 #include <linux/io.h>
 
@@ -10,13 +10,14 @@
 static void finish(struct sim_dev *sd)
 {
 	struct sim_cmd *cmd = &sd->cmd;
-	u8 __iomem *regs = READ_ONCE(sd->regs);
+	u8 __iomem *regs = sd->now;
 
 	cmd->active = false;
 	sim_count(sd, commands);
-	if (!regs)
-		return;
-	/* What the command has changed, and what the descriptors have left that it waited for, is there before its status. */
+	/*
+	 * What the command has changed, and what the descriptors have left that it waited for, is there
+	 * before its status.
+	 */
 	sim_swerr_poll(sd, regs);
 	writel(sd->gensts, regs + DSA_REG_GENSTS);
 	for (unsigned int n = 0; n < SIM_WQS; n++)
@@ -26,11 +27,14 @@ static void finish(struct sim_dev *sd)
 		sim_int_cause(sd, DSA_INTCAUSE_CMD);
 }
 
-/* ---- enabling ---------------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- enabling ---------------------------------------------------------------------------------------------
+ * -------------------
+ */
 
 static u32 wqcfg(struct sim_dev *sd, unsigned int n, unsigned int at)
 {
-	return readl(sd->regs + SIM_WQCFG + n * SIM_WQCFG_STRIDE + at);
+	return readl(sd->now + SIM_WQCFG + n * SIM_WQCFG_STRIDE + at);
 }
 
 static u32 enable_device(struct sim_dev *sd)
@@ -45,7 +49,7 @@ static u32 enable_device(struct sim_dev *sd)
 	if (sim_pci_pri_on(sd) && !sim_pci_ats_on(sd))
 		return DSA_CMD_BAD_PASID_CAP;
 	for (unsigned int g = 0; g < SIM_GROUPS; g++) {
-		u8 __iomem *cfg = sd->regs + SIM_GRPCFG + g * DSA_GRPCFG_STRIDE;
+		u8 __iomem *cfg = sd->now + SIM_GRPCFG + g * DSA_GRPCFG_STRIDE;
 
 		wqs[g] = readq(cfg + DSA_GRPCFG_WQS);
 		engines[g] = readq(cfg + DSA_GRPCFG_ENGINES);
@@ -120,13 +124,16 @@ static u32 enable_wq(struct sim_dev *sd, u32 n)
 	wq->max_xfer = 1ull << DSA_WQCFG_MAX_XFER_OF(limits);
 	wq->max_batch = 1u << DSA_WQCFG_MAX_BATCH_OF(limits);
 	wq->slot = 0;
-	if (sd->portals)
-		memset_io(sd->portals + n * DSA_PORTAL_STRIDE, 0, DSA_PORTAL_STRIDE);
+	if (sd->now_portals)
+		memset_io(sd->now_portals + n * DSA_PORTAL_STRIDE, 0, DSA_PORTAL_STRIDE);
 	wq->state = DSA_WQ_ENABLED;
 	return DSA_CMD_OK;
 }
 
-/* ---- draining ------------------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- draining ---------------------------------------------------------------------------------------------
+ * ---------------------
+ */
 
 /* WQs that are not disabled, of those in an operand or with a PASID. */
 static u32 choose(struct sim_dev *sd, u32 code, u32 operand, unsigned long *wqs)
@@ -178,7 +185,7 @@ static bool drained(struct sim_dev *sd)
 static void wq_defaults(struct sim_dev *sd, unsigned int n)
 {
 	sd->wq[n].shown = 0;
-	memset_io(sd->regs + SIM_WQCFG + n * SIM_WQCFG_STRIDE + 4, 0, SIM_WQCFG_STRIDE - 4); /* not the size */
+	memset_io(sd->now + SIM_WQCFG + n * SIM_WQCFG_STRIDE + 4, 0, SIM_WQCFG_STRIDE - 4); /* not the size */
 }
 
 /* True if a command was completed. */
@@ -195,8 +202,7 @@ bool sim_cmd_poll(struct sim_dev *sd)
 		sd->gensts = DSA_GENSTS_DISABLED;
 		break;
 	case DSA_CMD_RESET_DEVICE:
-		if (sd->regs)
-			sim_device_reset(sd);
+		sim_device_reset(sd);
 		break;
 	case DSA_CMD_DISABLE_WQ:
 	case DSA_CMD_RESET_WQ:
@@ -204,7 +210,7 @@ bool sim_cmd_poll(struct sim_dev *sd)
 			if (!(cmd->wqs >> n & 1))
 				continue;
 			sd->wq[n].state = DSA_WQ_DISABLED;
-			if (cmd->code == DSA_CMD_RESET_WQ && sd->regs)
+			if (cmd->code == DSA_CMD_RESET_WQ)
 				wq_defaults(sd, n);
 		}
 		break;
@@ -222,7 +228,7 @@ void sim_cmd_start(struct sim_dev *sd, u32 value)
 	*cmd = (struct sim_cmd){
 		.active = true, .code = DSA_CMD_CODE(value), .operand = DSA_CMD_OPERAND(value), .interrupt = value & DSA_CMD_INT,
 	};
-	writel(DSA_CMDSTS_ACTIVE, sd->regs + DSA_REG_CMDSTS);
+	writel(DSA_CMDSTS_ACTIVE, sd->now + DSA_REG_CMDSTS);
 	switch (cmd->code) {
 	case DSA_CMD_ENABLE_DEVICE:
 		cmd->err = enable_device(sd);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Engines: threads that take descriptors from the WQs of their group and execute them, one at a time. The order is that of the WQ, by
- * priority among WQs; completions of a group with several engines overtake each other.
+ * Engines: threads that take descriptors from the WQs of their group and execute them, one at a time. The
+ * order is that of the WQ, by priority among WQs; completions of a group with several engines overtake each
+ * other.
  */
 #include <linux/kthread.h>
 #include <linux/slab.h>

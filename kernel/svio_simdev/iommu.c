@@ -2,8 +2,8 @@
 /*
  * The simulated IOMMU: domains, the PASID table, page requests to the kernel and responses to the device.
  *
- * It serves one function, which a bus notifier claims for it before the IOMMU core asks who does: so it stands beside whatever
- * IOMMU the machine has, which never sees the function.
+ * It serves one function, which a bus notifier claims for it before the IOMMU core asks who does: so it
+ * stands beside whatever IOMMU the machine has, which never sees the function.
  */
 #include <linux/pci-ats.h>
 #include <linux/platform_device.h>
@@ -35,7 +35,10 @@ void sim_domain_put(struct sim_domain *dom)
 	kref_put(&dom->ref, domain_release);
 }
 
-/* ---- attaching ------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- attaching
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 static int attach_rid(struct sim_dev *sd, struct sim_domain *dom)
 {
@@ -48,10 +51,10 @@ static int attach_rid(struct sim_dev *sd, struct sim_domain *dom)
 }
 
 /*
- * The entry of pasid becomes dom; NULL takes it away. Once this returns without one, the device reaches nothing by this PASID any
- * more and no page request of it is under way: each access is made under sim_dev.lock from the translation cache, which is
- * empty now; each page request is reported under prq_lock, while the PASID is in the table; and those reported
- * before have been through the kernel's queue.
+ * The entry of pasid becomes dom; NULL takes it away. Once this returns without one, the device reaches
+ * nothing by this PASID any more and no page request of it is under way: each access is made under
+ * sim_dev.lock from the translation cache, which is empty now; each page request is reported under prq_lock,
+ * while the PASID is in the table; and those reported before have been through the kernel's queue.
  */
 int sim_domain_set_pasid(struct sim_domain *dom, struct device *dev, ioasid_t pasid)
 {
@@ -145,7 +148,10 @@ static struct sim_domain blocked = {
 	.ref = KREF_INIT(1),
 };
 
-/* ---- paging domains --------------------------------------------------------------------------------------------------- */
+/*
+ * ---- paging domains
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static int paging_map(struct iommu_domain *domain, unsigned long iova, phys_addr_t paddr, size_t pgsize, size_t pgcount,
 		      int prot, gfp_t gfp, size_t *mapped)
@@ -167,7 +173,10 @@ static int paging_map(struct iommu_domain *domain, unsigned long iova, phys_addr
 	return 0;
 }
 
-/* Until iotlb_sync the device may go on by what it has cached; so the table remembers that there was something. */
+/*
+ * Until iotlb_sync the device may go on by what it has cached; so the table remembers that there was
+ * something.
+ */
 static size_t paging_unmap(struct iommu_domain *domain, unsigned long iova, size_t pgsize, size_t pgcount,
 			   struct iommu_iotlb_gather *gather)
 {
@@ -266,11 +275,14 @@ static struct iommu_domain *alloc_paging_flags(struct device *dev, u32 flags, co
 }
 #endif
 
-/* ---- the function ----------------------------------------------------------------------------------------------------- */
+/*
+ * ---- the function
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 /*
- * Before the IOMMU core looks at a new device. What iommu_fwspec_init() does, which a notifier cannot call: it is to be called with
- * a lock of the core's that is not exported.
+ * Before the IOMMU core looks at a new device. What iommu_fwspec_init() does, which a notifier cannot call:
+ * it is to be called with a lock of the core's that is not exported.
  */
 static int claim(struct notifier_block *nb, unsigned long action, void *data)
 {

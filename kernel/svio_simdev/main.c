@@ -32,12 +32,18 @@ static bool ats = true;
 module_param(ats, bool, 0444);
 MODULE_PARM_DESC(ats, "address translation services (default y); without it there are no page requests");
 
-/* Half of what is reserved: a window of the same size would become the parent of the reservation, which would then fill it. */
+/*
+ * Half of what is reserved: a window of the same size would become the parent of the reservation, which would
+ * then fill it.
+ */
 #define WINDOW_SIZE SZ_1M
 
 struct sim_dev *sim_the;
 
-/* ---- plugging -------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- plugging
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static void plug_work(struct work_struct *work)
 {
@@ -65,7 +71,10 @@ void sim_plug_request(struct sim_dev *sd, unsigned int what)
 	queue_work(system_unbound_wq, &sd->plug_work);
 }
 
-/* ---- loading ---------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- loading
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static int window_init(struct sim_dev *sd)
 {

@@ -4,11 +4,12 @@
  */
 #include <linux/crc32c.h>
 #include <linux/mm.h>
+#include <linux/string.h>
 
 #include "simdev.h"
 
-#define FLAGS_COMMON	(DSA_FLAG_BLOCK_ON_FAULT | DSA_FLAG_CR_VALID | DSA_FLAG_CR_REQUEST | DSA_FLAG_INT_REQUEST | \
-			 DSA_FLAG_CACHE | DSA_FLAG_STRICT_ORDER)
+#define FLAGS_COMMON	(DSA_FLAG_BLOCK_ON_FAULT | DSA_FLAG_CR_VALID | DSA_FLAG_CR_REQUEST | DSA_FLAG_INT_REQUEST)
+#define FLAGS_WRITE	(DSA_FLAG_CACHE | DSA_FLAG_STRICT_ORDER | DSA_FLAG_DST_STEER)
 
 static u32 op_of(const struct dsa_desc *d)
 {
@@ -30,7 +31,10 @@ static bool overlap(u64 a, u64 b, u64 len)
 	return a < b ? b - a < len : a - b < len;
 }
 
-/* ---- operations; 0 is success, otherwise enum dsa_status or -ECANCELED. rq->bytes: done so far ---------------------------- */
+/*
+ * ---- operations; 0 is success, otherwise enum dsa_status or -ECANCELED. rq->bytes: done so far
+ * ----------------------------
+ */
 
 static int do_move(struct sim_req *rq, u64 src, u64 dst, u64 dst2, bool dual, u32 size, u32 *crc)
 {
@@ -43,7 +47,9 @@ static int do_move(struct sim_req *rq, u64 src, u64 dst, u64 dst2, bool dual, u3
 		u64 at; /* of this step, from the start */
 
 		if (back) {
-			/* down to the start of the page in which the last byte left lies, of whichever range */
+			/*
+			 * down to the start of the page in which the last byte left lies, of whichever range
+			 */
 			u64 s = offset_in_page(src + left - 1) + 1, d = offset_in_page(dst + left - 1) + 1;
 
 			n = min3((u64)left, s, d);
@@ -197,28 +203,62 @@ static int do_batch(struct sim_req *rq)
 	return failed ? DSA_ST_BATCH_FAIL : 0;
 }
 
-/* ---- checks --------------------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- checks -----------------------------------------------------------------------------------------------
+ * ----------------------
+ */
 
-/* Flags of an operation beyond the common ones; -1: not one of ours. */
-static s64 op_flags(u32 op)
+/* What an operation uses of a descriptor: all else is reserved. own: bytes of op_specific. */
+#define SRC	1
+#define DST	2
+#define SIZE	4
+static const struct op_info {
+	u8 uses, own;
+	u32 flags;
+} op_infos[] = {
+	[DSA_OP_NOOP] = { 0 },
+	[DSA_OP_BATCH] = { SRC | SIZE },
+	[DSA_OP_DRAIN] = { 0 },
+	[DSA_OP_MEMMOVE] = { SRC | DST | SIZE, 0, FLAGS_WRITE },
+	[DSA_OP_FILL] = { SRC | DST | SIZE, 0, FLAGS_WRITE },
+	[DSA_OP_COMPARE] = { SRC | DST | SIZE, 1, DSA_FLAG_CHECK_RESULT },
+	[DSA_OP_COMPARE_PATTERN] = { SRC | DST | SIZE, 1, DSA_FLAG_CHECK_RESULT },
+	[DSA_OP_DUALCAST] = { SRC | DST | SIZE, sizeof(__le64), FLAGS_WRITE },
+	[DSA_OP_CRC] = { SRC | SIZE, 2 * sizeof(__le64), DSA_FLAG_CRC_SEED_MEM },
+	[DSA_OP_COPY_CRC] = { SRC | DST | SIZE, 2 * sizeof(__le64), DSA_FLAG_CRC_SEED_MEM | FLAGS_WRITE },
+};
+
+static const struct op_info *info_of(u32 op)
 {
-	switch (op) {
-	case DSA_OP_NOOP:
-	case DSA_OP_BATCH:
-	case DSA_OP_DRAIN:
-	case DSA_OP_MEMMOVE:
-	case DSA_OP_FILL:
-	case DSA_OP_DUALCAST:
-		return 0;
-	case DSA_OP_COMPARE:
-	case DSA_OP_COMPARE_PATTERN:
-		return DSA_FLAG_CHECK_RESULT;
-	case DSA_OP_CRC:
-	case DSA_OP_COPY_CRC:
-		return DSA_FLAG_CRC_SEED_MEM;
-	default:
-		return -1;
-	}
+	if (op >= ARRAY_SIZE(op_infos) || (!op_infos[op].uses && op != DSA_OP_NOOP && op != DSA_OP_DRAIN))
+		return NULL;
+	return &op_infos[op];
+}
+
+static bool reserved_used(const struct dsa_desc *d, const struct op_info *info)
+{
+	if (d->reserved || (!(info->uses & SRC) && d->src) || (!(info->uses & DST) && d->dst) ||
+	    (!(info->uses & SIZE) && d->size))
+		return true;
+	if (memchr_inv(d->op_specific + info->own, 0, sizeof(d->op_specific) - info->own))
+		return true;
+	if (info->own != 2 * sizeof(__le64)) /* no CRC */
+		return false;
+	return d->crc_reserved || (flags_of(d) & DSA_FLAG_CRC_SEED_MEM ? !!d->seed : !!d->seed_addr);
+}
+
+/* A vector that the permission table gives to the WQ's PASID, or to none if it has none. */
+static bool bad_handle(struct sim_req *rq)
+{
+	u32 handle = le16_to_cpu(rq->d.int_handle), perm;
+	u8 __iomem *regs = READ_ONCE(rq->sd->regs);
+
+	if (!handle || handle >= SIM_VECTORS || !regs)
+		return true;
+	perm = readl(regs + SIM_MSIXPERM + handle * DSA_MSIXPERM_STRIDE);
+	if (!(perm & DSA_MSIXPERM_PASID_EN) != (rq->pasid == IOMMU_NO_PASID))
+		return true;
+	return (perm & DSA_MSIXPERM_PASID_EN) && perm >> DSA_MSIXPERM_PASID_LSB != rq->pasid;
 }
 
 static int check(struct sim_req *rq)
@@ -226,22 +266,23 @@ static int check(struct sim_req *rq)
 	const struct dsa_desc *d = &rq->d;
 	u32 op = op_of(d), flags = flags_of(d), size = le32_to_cpu(d->size), good;
 	u64 src = le64_to_cpu(d->src), dst = le64_to_cpu(d->dst);
-	s64 own = op_flags(op);
+	const struct op_info *info = info_of(op);
 
-	if (own < 0 || (rq->batch_index >= 0 && (op == DSA_OP_BATCH || op == DSA_OP_DRAIN)))
+	if (!info || (rq->batch_index >= 0 && (op == DSA_OP_BATCH || op == DSA_OP_DRAIN)))
 		return DSA_ST_BAD_OP;
-	good = FLAGS_COMMON | own | (rq->batch_index >= 0 ? DSA_FLAG_FENCE : 0);
+	if ((flags & DSA_FLAG_CR_VALID) && le64_to_cpu(d->cr_addr) % DSA_CR_ALIGN)
+		return DSA_ST_CR_ALIGN;
+	good = FLAGS_COMMON | info->flags | (rq->batch_index >= 0 ? DSA_FLAG_FENCE : 0);
 	if (!rq->wq->block_on_fault)
 		good &= ~DSA_FLAG_BLOCK_ON_FAULT;
+	if (!(flags & DSA_FLAG_CR_VALID)) /* a record needs a place */
+		good &= ~DSA_FLAG_CR_REQUEST;
 	rq->bad_flags = flags & ~good;
-	if ((flags & DSA_FLAG_CR_REQUEST) && !(flags & DSA_FLAG_CR_VALID))
-		rq->bad_flags |= DSA_FLAG_CR_REQUEST;
 	if (rq->bad_flags)
 		return DSA_ST_BAD_FLAGS;
-	if (d->reserved)
+	if (reserved_used(d, info))
 		return DSA_ST_BAD_RESERVED;
-	if ((flags & DSA_FLAG_INT_REQUEST) &&
-	    (!le16_to_cpu(d->int_handle) || le16_to_cpu(d->int_handle) >= SIM_VECTORS))
+	if ((flags & DSA_FLAG_INT_REQUEST) && bad_handle(rq))
 		return DSA_ST_BAD_INT_HANDLE;
 	if (op == DSA_OP_NOOP || op == DSA_OP_DRAIN)
 		return 0;
@@ -327,7 +368,10 @@ int sim_execute(struct sim_req *rq)
 	return rc ? rc : DSA_ST_SUCCESS;
 }
 
-/* ---- completion ------------------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- completion -------------------------------------------------------------------------------------------
+ * -----------------------
+ */
 
 static void software_error(struct sim_req *rq, u32 error)
 {
@@ -345,8 +389,7 @@ static void software_error(struct sim_req *rq, u32 error)
 
 static bool is_fault(int status)
 {
-	return status == DSA_ST_PAGE_FAULT || status == DSA_ST_PAGE_FAULT_IR || status == DSA_ST_BATCH_PAGE_FAULT ||
-	       status == DSA_ST_TRANSLATION;
+	return status == DSA_ST_PAGE_FAULT || status == DSA_ST_PAGE_FAULT_IR || status == DSA_ST_BATCH_PAGE_FAULT;
 }
 
 /* Writes the completion record, interrupts. The status, or -ECANCELED. */
@@ -365,10 +408,10 @@ int sim_complete(struct sim_req *rq, int status)
 		sim_count(rq->sd, completed);
 	else
 		sim_count(rq->sd, failed);
-	if (is_fault(status)) {
+	if (is_fault(status) || status == DSA_ST_TRANSLATION)
 		cr.fault_addr = cpu_to_le64(rq->fault_addr & PAGE_MASK);
-		cr.status |= rq->fault_write ? DSA_STATUS_WRITE : 0;
-	}
+	if (is_fault(status) && rq->fault_write)
+		cr.status |= DSA_STATUS_WRITE;
 	if (status == DSA_ST_BAD_FLAGS)
 		cr.bad_flags = cpu_to_le32(rq->bad_flags);
 	else if (op_of(&rq->d) == DSA_OP_CRC || op_of(&rq->d) == DSA_OP_COPY_CRC)
@@ -378,9 +421,8 @@ int sim_complete(struct sim_req *rq, int status)
 		if (status != DSA_ST_SUCCESS)
 			software_error(rq, status);
 	} else if (at % DSA_CR_ALIGN) {
-		software_error(rq, DSA_ST_CR_ALIGN);
+		software_error(rq, status);
 	} else if (status != DSA_ST_SUCCESS || (flags & DSA_FLAG_CR_REQUEST)) {
-		rq->block = rq->wq->block_on_fault;
 		rc = sim_rw(rq, at, &cr, sizeof(cr), SIM_WRITE_RECORD);
 		if (rc < 0)
 			return rc;

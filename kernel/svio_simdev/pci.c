@@ -2,11 +2,12 @@
 /*
  * The simulated function on the bus: config space, its root bus, its interrupts.
  *
- * It is a root complex integrated endpoint, as DSA is: no port above it, so nothing but itself to emulate (PCIe 6.0, 1.3.2.3). The
- * PCI core reads and writes config space under a raw spinlock with interrupts off, so nothing here sleeps; a function level
- * reset is begun here and carried out by the poller, while config reads return all ones as a function does that is not
- * ready (PCIe 6.0, 6.6.2).
+ * It is a root complex integrated endpoint, as DSA is: no port above it, so nothing but itself to emulate
+ * (PCIe 6.0, 1.3.2.3). The PCI core reads and writes config space under a raw spinlock with interrupts off,
+ * so nothing here sleeps; a function level reset is begun here and carried out by the poller, while config
+ * reads return all ones as a function does that is not ready (PCIe 6.0, 6.6.2).
  */
+#include <linux/delay.h>
 #include <linux/interrupt.h>
 #include <linux/irq.h>
 #include <linux/msi.h>
@@ -56,7 +57,10 @@ void sim_pci_pri_failed(struct sim_dev *sd)
 	raw_spin_unlock_irqrestore(&sd->cfg_lock, flags);
 }
 
-/* pci_enable_pri() is not exported. The PCI core restores these registers after a reset, if it is told that they are in use. */
+/*
+ * pci_enable_pri() is not exported. The PCI core restores these registers after a reset, if it is told that
+ * they are in use.
+ */
 int sim_pci_set_pri(struct pci_dev *pdev, bool on)
 {
 	if (!pdev->pri_cap)
@@ -70,7 +74,10 @@ int sim_pci_set_pri(struct pci_dev *pdev, bool on)
 	return 0;
 }
 
-/* ---- registers ------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- registers
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 static void set16(struct sim_dev *sd, unsigned int at, u16 value, u16 writable)
 {
@@ -157,8 +164,8 @@ static u8 __iomem *bar_memory(struct sim_dev *sd, unsigned int reg, u64 size, u6
 }
 
 /*
- * After a write that may have changed where the BARs are, or whether they are. Memory that did not hold our registers gets their
- * defaults at once: the CPU may read them next.
+ * After a write that may have changed where the BARs are, or whether they are. Memory that did not hold our
+ * registers gets their defaults at once: the CPU may read them next.
  */
 static void decode_update(struct sim_dev *sd)
 {
@@ -283,7 +290,10 @@ void sim_pci_init(struct sim_dev *sd)
 	cfg_default(sd);
 }
 
-/* ---- the bus -------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- the bus
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 /* Beyond 16 bits: firmware tables, the IOMMUs' among them, cannot mean it. */
 static int domain_get(void)
@@ -322,7 +332,10 @@ int sim_pci_plug(struct sim_dev *sd)
 	raw_spin_lock_irqsave(&sd->cfg_lock, flags);
 	sd->gone = false;
 	cfg_default(sd);
-	/* As firmware would: the kernel assigns no BARs in what its memory map calls reserved, but takes them as it finds them. */
+	/*
+	 * As firmware would: the kernel assigns no BARs in what its memory map calls reserved, but takes them
+	 * as it finds them.
+	 */
 	put_unaligned_le32(lower_32_bits(sd->window.start) | PCI_BASE_ADDRESS_MEM_TYPE_64, sd->cfg + PCI_BASE_ADDRESS_0);
 	put_unaligned_le32(upper_32_bits(sd->window.start), sd->cfg + PCI_BASE_ADDRESS_1);
 	put_unaligned_le32(lower_32_bits(bar2) | PCI_BASE_ADDRESS_MEM_TYPE_64, sd->cfg + PCI_BASE_ADDRESS_2);
@@ -356,6 +369,15 @@ int sim_pci_plug(struct sim_dev *sd)
 	return 0;
 }
 
+/* The function answers no more, and the poller brings down what it is at. Under cfg_lock. */
+static void end(struct sim_dev *sd)
+{
+	sd->gone = true;
+	decode_update(sd);
+	WRITE_ONCE(sd->abandon, true);
+	WRITE_ONCE(sd->flr, true);
+}
+
 /* Waits, as the PCI core does, until the driver has let go of the device. */
 void sim_pci_unplug(struct sim_dev *sd, bool surprise)
 {
@@ -365,12 +387,8 @@ void sim_pci_unplug(struct sim_dev *sd, bool surprise)
 
 	if (surprise) {
 		raw_spin_lock_irqsave(&sd->cfg_lock, flags);
-		sd->gone = true;
-		decode_update(sd);
-		WRITE_ONCE(sd->abandon, true);
+		end(sd);
 		raw_spin_unlock_irqrestore(&sd->cfg_lock, flags);
-		wake_up_all(&sd->prq_wait);
-		wake_up_all(&sd->work_wait);
 		memset_io(sd->mem, 0xff, resource_size(&sd->window));
 	}
 	pci_lock_rescan_remove();
@@ -387,16 +405,16 @@ void sim_pci_unplug(struct sim_dev *sd, bool surprise)
 	domain_put(nr);
 	/* What user space left in the registers goes as well. */
 	raw_spin_lock_irqsave(&sd->cfg_lock, flags);
-	sd->gone = true;
-	decode_update(sd);
-	WRITE_ONCE(sd->abandon, true);
-	WRITE_ONCE(sd->flr, true);
+	end(sd);
 	raw_spin_unlock_irqrestore(&sd->cfg_lock, flags);
-	wake_up_all(&sd->prq_wait);
-	wake_up_all(&sd->work_wait);
+	while (READ_ONCE(sd->flr)) /* the poller's threads outlive the bus */
+		usleep_range(100, 200);
 }
 
-/* ---- interrupts ------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- interrupts
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 static bool masked(struct sim_dev *sd, u8 __iomem *regs, unsigned int vector)
 {
@@ -406,8 +424,8 @@ static bool masked(struct sim_dev *sd, u8 __iomem *regs, unsigned int vector)
 }
 
 /*
- * The message itself is not sent, since the window of interrupt addresses is not memory that software can write to: the interrupt
- * that Linux has set up for this vector is injected. May sleep.
+ * The message itself is not sent, since the window of interrupt addresses is not memory that software can
+ * write to: the interrupt that Linux has set up for this vector is injected. May sleep.
  */
 void sim_raise(struct sim_dev *sd, unsigned int vector)
 {

@@ -2,8 +2,9 @@
 /*
  * The registers and portals: memory in the window of the BARs, which this one thread polls.
  *
- * Registers that software only reads are memory all the same; what it stores there stays until the poller publishes the register
- * again. Write-one-to-clear registers: what differs from what was published last has been written.
+ * Registers that software only reads are memory all the same; what it stores there stays until the poller
+ * publishes the register again. Write-one-to-clear registers: what differs from what was published last has
+ * been written.
  */
 #include <linux/delay.h>
 #include <linux/io.h>
@@ -45,12 +46,12 @@ void sim_regs_default(struct sim_dev *sd, u8 __iomem *regs)
 }
 
 /*
- * Everything but the interrupt table as after a reset: the device reset command and the function level reset. Engines have let go of all
- * descriptors.
+ * Everything but the interrupt table as after a reset: the device reset command and the function level reset.
+ * Engines have let go of all descriptors.
  */
 void sim_device_reset(struct sim_dev *sd)
 {
-	u8 __iomem *regs = READ_ONCE(sd->regs);
+	u8 __iomem *regs = sd->now;
 	u64 none[4] = { };
 
 	for (unsigned int i = 0; i < SIM_WQS; i++) {
@@ -72,11 +73,15 @@ void sim_device_reset(struct sim_dev *sd)
 	memset_io(regs + DSA_REG_SWERR, 0, SIM_MSIXPERM + SIM_VECTORS * DSA_MSIXPERM_STRIDE - DSA_REG_SWERR);
 }
 
-/* ---- write one to clear --------------------------------------------------------------------------------------------------- */
+/*
+ * ---- write one to clear
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /*
- * *shown is what the register held; the bits in set come on. What software has stored meanwhile clears. A store of what the register
- * holds could not be seen: so it holds one reserved bit more, which software does not write.
+ * *shown is what the register held; the bits in set come on. What software has stored meanwhile clears. A
+ * store of what the register holds could not be seen: so it holds one reserved bit more, which software does
+ * not write.
  */
 static void w1c(u32 __iomem *reg, u32 *shown, u32 set)
 {
@@ -100,11 +105,7 @@ static void w1c(u32 __iomem *reg, u32 *shown, u32 set)
 /* The poller's: why vector 0 is sent. */
 void sim_int_cause(struct sim_dev *sd, u32 bits)
 {
-	u8 __iomem *regs = READ_ONCE(sd->regs);
-
-	if (!regs)
-		return;
-	w1c((u32 __iomem *)(regs + DSA_REG_INTCAUSE), &sd->intcause, bits);
+	w1c((u32 __iomem *)(sd->now + DSA_REG_INTCAUSE), &sd->intcause, bits);
 	sim_raise(sd, 0);
 }
 
@@ -149,25 +150,27 @@ bool sim_swerr_poll(struct sim_dev *sd, u8 __iomem *regs)
 	return true;
 }
 
-/* ---- work queues ------------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- work queues ------------------------------------------------------------------------------------------
+ * ------------------
+ */
 
 /* Publishes state and occupancy of WQ n. */
 void sim_wq_show(struct sim_dev *sd, unsigned int n)
 {
-	u8 __iomem *regs = READ_ONCE(sd->regs);
 	struct sim_wq *wq = &sd->wq[n];
 	u32 word = wq->state << DSA_WQCFG_STATE_LSB | READ_ONCE(wq->num);
 
-	if (word == wq->shown || !regs)
+	if (word == wq->shown)
 		return;
 	wq->shown = word;
-	writel(word, regs + SIM_WQCFG + n * SIM_WQCFG_STRIDE + DSA_WQCFG_STATE);
+	writel(word, sd->now + SIM_WQCFG + n * SIM_WQCFG_STRIDE + DSA_WQCFG_STATE);
 }
 
 /* Takes what has been stored to the portal of WQ n; dsa_spec.h has the convention. */
 static bool portal_poll(struct sim_dev *sd, unsigned int n)
 {
-	u8 __iomem *portals = READ_ONCE(sd->portals), *slot;
+	u8 __iomem *portals = sd->now_portals, *slot;
 	struct sim_wq *wq = &sd->wq[n];
 	struct dsa_desc d;
 	bool any = false;
@@ -217,14 +220,16 @@ static bool regs_poll(struct sim_dev *sd, u8 __iomem *regs)
 	return any;
 }
 
-/* ---- the poller ---------------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- the poller -------------------------------------------------------------------------------------------
+ * ---------------------
+ */
 
 /* A function level reset, or what an unplugged function leaves. */
 static void reset(struct sim_dev *sd)
 {
-	u8 __iomem *regs;
-
 	sd->cmd.active = false;
+	sd->now = READ_ONCE(sd->regs);
 	for (unsigned int i = 0; i < SIM_WQS; i++) {
 		struct sim_wq *wq = &sd->wq[i];
 
@@ -241,9 +246,6 @@ static void reset(struct sim_dev *sd)
 	mutex_lock(&sd->irq_lock);
 	sd->irq_pending = 0;
 	mutex_unlock(&sd->irq_lock);
-	regs = READ_ONCE(sd->regs);
-	if (regs)
-		sim_regs_default(sd, regs);
 	sim_count(sd, resets);
 	sim_pci_reset_done(sd);
 }
@@ -254,14 +256,18 @@ int sim_poller(void *arg)
 	unsigned int idle = 0;
 
 	while (!kthread_should_stop()) {
-		u8 __iomem *regs = READ_ONCE(sd->regs);
-
 		if (READ_ONCE(sd->flr)) {
 			reset(sd);
 			continue;
 		}
 		sim_irq_poll(sd);
-		if (regs && regs_poll(sd, regs)) {
+		/*
+		 * Software may switch memory decoding off meanwhile: then what this round stores is not
+		 * looked at, but it is our memory.
+		 */
+		sd->now = READ_ONCE(sd->regs);
+		sd->now_portals = READ_ONCE(sd->portals);
+		if (sd->now && regs_poll(sd, sd->now)) {
 			idle = 0;
 			cond_resched();
 			continue;

@@ -3,15 +3,15 @@
  * svio_simdev: a simulated PCIe function behind a simulated IOMMU. For tests only; nothing here is hardware.
  *
  * Who runs what:
- *	the poller (regs.c, cmd.c)	one thread; sees stores to the registers and portals, runs commands, queues descriptors
- *	engines (engine.c, ops.c)	a thread each; execute descriptors, by DMA through the address translation cache
- *	the translation cache (atc.c)	the device's: filled by the IOMMU's answers, emptied by its invalidations
- *	the IOMMU (iommu.c, sva.c)	called by the kernel's IOMMU core: domains, PASID table, page requests and responses
- *	the bus (pci.c)			config space, interrupts
+ * 	the poller (regs.c, cmd.c)	one thread; sees stores to the registers and portals, runs commands, queues descriptors
+ * 	engines (engine.c, ops.c)	a thread each; execute descriptors, by DMA through the address translation cache
+ * 	the translation cache (atc.c)	the device's: filled by the IOMMU's answers, emptied by its invalidations
+ * 	the IOMMU (iommu.c, sva.c)	called by the kernel's IOMMU core: domains, PASID table, page requests and responses
+ * 	the bus (pci.c)			config space, interrupts
  *
- * Locks, outermost first: prq_lock (mutex: a page request is reported, or its PASID is being detached), lock (spinlock: the
- * translation cache, the PASID table, page request slots), cfg_lock (raw: config space). queue_lock (spinlock: work queues)
- * and irq_lock (mutex) nest in nothing and nothing nests in them.
+ * Locks, outermost first: prq_lock (mutex: a page request is reported, or its PASID is being detached), lock
+ * (spinlock: the translation cache, the PASID table, page request slots), cfg_lock (raw: config space).
+ * queue_lock (spinlock: work queues) and irq_lock (mutex) nest in nothing and nothing nests in them.
  */
 #ifndef SVIO_SIMDEV_H
 #define SVIO_SIMDEV_H
@@ -235,6 +235,7 @@ struct sim_dev {
 
 	/* regs.c, cmd.c: the poller's */
 	struct task_struct *poller;
+	u8 __iomem *now, *now_portals;	/* regs and portals, as this round of the poller found them */
 	u32 gensts, intcause;
 	u64 swerr[4];
 	struct sim_cmd cmd;

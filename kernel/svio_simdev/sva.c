@@ -2,14 +2,15 @@
 /*
  * SVA domains: the device walks a process's page table, and is told when to forget what it has read there.
  *
- * A walk is get_user_pages without a fault: it sees what the CPU's walk would see, sets the accessed and dirty state, and takes
- * a reference to the page, which the translation cache keeps for as long as it keeps the entry. A real IOMMU takes
- * none; here it makes a missed invalidation harmless to the kernel, so that it can be counted instead. It is
- * no pin: fork shares the page copy-on-write, and reclaim takes it, as the invalidations that they send drop it.
+ * A walk is get_user_pages without a fault: it sees what the CPU's walk would see, sets the accessed and
+ * dirty state, and takes a reference to the page, which the translation cache keeps for as long as it keeps
+ * the entry. A real IOMMU takes none; here it makes a missed invalidation harmless to the kernel, so that it
+ * can be counted instead. It is no pin: fork shares the page copy-on-write, and reclaim takes it, as the
+ * invalidations that they send drop it.
  *
- * Two notifiers see an address space. `tlb` is the IOMMU: told of each TLB flush, it empties the cache. `watch` is the detector,
- * independent of it: told of each range that changes, it marks what is cached there as due for a comparison with the page
- * table before its next use (sim_sva_verify).
+ * Two notifiers see an address space. `tlb` is the IOMMU: told of each TLB flush, it empties the cache.
+ * `watch` is the detector, independent of it: told of each range that changes, it marks what is cached there
+ * as due for a comparison with the page table before its next use (sim_sva_verify).
  */
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
@@ -41,10 +42,11 @@ int sim_sva_walk(struct sim_domain *dom, u64 addr, bool write, struct page **pag
 /*
  * A cached translation whose range has changed is about to be used. Is it still what the page table says?
  *
- * If not, it may be that the flush is still to come: the device may use the old page until then. The kernel flushes
- * at the end of an mmu_gather (mm_tlb_flush_pending tells), under the mmap lock for writing (fork), or within the range's
- * notification (reclaim, copy-on-write). With the mmap lock held for reading, no gather under way and no range changing, before and
- * after the walk, the flush is past: whoever changed the page table may have given the page to somebody else.
+ * If not, it may be that the flush is still to come: the device may use the old page until then. The kernel
+ * flushes at the end of an mmu_gather (mm_tlb_flush_pending tells), under the mmap lock for writing (fork),
+ * or within the range's notification (reclaim, copy-on-write). With the mmap lock held for reading, no gather
+ * under way and no range changing, before and after the walk, the flush is past: whoever changed the page
+ * table may have given the page to somebody else.
  */
 void sim_sva_verify(struct sim_dev *sd, const struct sim_atc_entry *seen)
 {
@@ -83,9 +85,15 @@ void sim_sva_verify(struct sim_dev *sd, const struct sim_atc_entry *seen)
 	mmput_async(mm);
 }
 
-/* ---- the IOMMU's notifier ---------------------------------------------------------------------------------------------- */
+/*
+ * ---- the IOMMU's notifier
+ * ----------------------------------------------------------------------------------------------
+ */
 
-/* May be called under page table locks. On return the device has finished what it was doing by the old translations. */
+/*
+ * May be called under page table locks. On return the device has finished what it was doing by the old
+ * translations.
+ */
 static void tlb_invalidate(struct mmu_notifier *mn, struct mm_struct *mm, unsigned long start, unsigned long end)
 {
 	struct sim_domain *dom = container_of(mn, struct sim_domain, tlb);
@@ -119,7 +127,10 @@ static const struct mmu_notifier_ops tlb_ops = {
 	.free_notifier = tlb_free,
 };
 
-/* ---- the detector's ------------------------------------------------------------------------------------------------------ */
+/*
+ * ---- the detector's
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 static int watch_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
@@ -154,10 +165,13 @@ static const struct mmu_notifier_ops watch_ops = {
 	.free_notifier = watch_free,
 };
 
-/* ---- domains ---------------------------------------------------------------------------------------------------------------- */
+/*
+ * ---- domains ----------------------------------------------------------------------------------------------
+ * ------------------
+ */
 
 static int sva_set_pasid(struct iommu_domain *domain, struct device *dev, ioasid_t pasid
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
 			 , struct iommu_domain *old
 #endif
 )

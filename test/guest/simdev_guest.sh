@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# The guest's half of t_simdev.sh: simdev_guest.sh WHAT. The modules are in /modules.
+# The guest's half of t_simdev.sh: simdev_guest.sh "type1 sva", or one of them. The modules are in /modules.
 
 set -u
 dev=10000:00:00.0
@@ -45,7 +45,15 @@ wait_for()
 [ -e /sys/kernel/debug/pinctrl ] || mount -t debugfs none /sys/kernel/debug 2>/dev/null
 echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
 
-case $1 in
+unload()
+{
+	echo 1 >$dbg/unplug
+	wait_for "[ ! -e $sys ]"
+	wait_for "rmmod svio_simdev 2>/dev/null"
+}
+
+for part in $1; do
+case $part in
 type1)
 	check "does not load without its parameter" '! insmod /modules/svio_simdev.ko 2>/dev/null'
 	check "does not load without a window" '! insmod /modules/svio_simdev.ko i_know_this_is_a_test=1 2>/dev/null'
@@ -73,12 +81,28 @@ type1)
 	check "is unplugged" 'wait_for "[ ! -e $sys ]"'
 	echo 0 >$dbg/unplug
 	check "is plugged in again" 'wait_for "[ -e $sys/iommu_group ]"'
-	echo 1 >$dbg/unplug
-	wait_for "[ ! -e $sys ]"
-	check "unloads when it is unplugged" 'wait_for "rmmod svio_simdev 2>/dev/null"'
+	check "unloads when it is unplugged" unload
 	load pasid_bits=0 pri=0 ats=0
 	lspci -vvv -s $dev >/tmp/lspci
 	check "has no PASIDs, PRI and ATS if told so" '! grep -qE "ATS|PASID|Page Request" /tmp/lspci'
+	unload
+	;;
+sva)
+	load
+	modprobe vfio-pci
+	insmod /modules/svio_vfio_pci.ko
+	bind svio-vfio-pci
+	/simdev_probe sva $dev
+	grep -v ' 0$' $dbg/stats | sed 's/^/# /'
+	/simdev_probe gone $dev
+	check "has vanished" 'wait_for "[ ! -e $sys ]"'
+	echo 0 >$dbg/unplug
+	check "is plugged in again" 'wait_for "[ -e $sys/iommu_group ]"'
+	bind svio-vfio-pci
+	echo 1 >$dbg/clear
+	/simdev_probe type1 $dev | grep "not ok"
+	check "and works again" '[ "$(grep ^completed $dbg/stats | cut -d" " -f2)" -gt 1000 ]'
+	unload
 	;;
 esac
-grep -v ' 0$' $dbg/stats | sed 's/^/# /'
+done
