@@ -444,7 +444,8 @@ static int invalidate(struct svio_vdev *dev, const uint8_t *data, uint32_t len)
 	if (err)
 		return err;
 	if (v.flags || v.granularity > SVIO_INVALIDATE_ADDR || (v.granularity == SVIO_INVALIDATE_DOMAIN && v.pasid) ||
-	    (v.granularity != SVIO_INVALIDATE_DOMAIN && v.domain) || (v.granularity != SVIO_INVALIDATE_ADDR && (v.addr || v.size)))
+	    (v.granularity != SVIO_INVALIDATE_DOMAIN && v.domain) ||
+	    (v.granularity != SVIO_INVALIDATE_ADDR && (v.addr || v.size)))
 		return -EINVAL;
 	if (v.granularity == SVIO_INVALIDATE_ADDR) {
 		if (!v.size || v.addr + v.size - 1 < v.addr)
@@ -462,7 +463,8 @@ static int invalidate(struct svio_vdev *dev, const uint8_t *data, uint32_t len)
 	for (uint32_t i = 0; i < VD_TLB_SETS; i++) {
 		struct vd_tlb_entry *e = &mmu->tlb[i];
 
-		if (v.granularity == SVIO_INVALIDATE_DOMAIN ? e->domain == v.domain : e->id == id && e->page >= first && e->page <= last)
+		if (v.granularity == SVIO_INVALIDATE_DOMAIN ? e->domain == v.domain :
+							      e->id == id && e->page >= first && e->page <= last)
 			e->id = 0;
 	}
 	return 0;

@@ -101,23 +101,6 @@ static void master(bool on)
 	svio__vd_cfg_write(drv.k.dev, PCI_COMMAND, (const uint8_t *)&cmd, 2);
 }
 
-static bool feature(uint32_t flags, void *data, uint32_t len, uint32_t room)
-{
-	uint8_t m[256];
-	struct svio_vfu_feature f = { .argsz = (uint32_t)sizeof(f) + room, .flags = flags };
-	struct fz_msg r;
-
-	memcpy(m, &f, sizeof(f));
-	memcpy(m + sizeof(f), data, len);
-	fz_send_msg(&drv.k, SVIO_VFU_DEVICE_FEATURE, 0, m, sizeof(f) + len, NULL, 0);
-	fz_kit_turn(&drv.k, 4);
-	if (!fz_recv(&drv.k, &r) || (r.hdr.flags & SVIO_VFU_ERROR))
-		return false;
-	FZ_CHECK(r.len >= sizeof(f) && r.len <= sizeof(f) + room);
-	memcpy(data, r.data + sizeof(f), r.len - sizeof(f));
-	return true;
-}
-
 /* Tables for the addresses 0 … RAM pages; the last four are not there. */
 static void tables(void)
 {
@@ -211,7 +194,7 @@ static void page_requests(struct fz_in *in)
 		struct svio_page_request list[4];
 	} q = { .head = { .count = 4 } };
 
-	if (!feature(SVIO_VFIO_FEATURE_PAGE_REQUESTS | SVIO_VFU_FEATURE_GET, &q, sizeof(q.head), sizeof(q)))
+	if (!fz_feature(&drv.k, SVIO_VFIO_FEATURE_PAGE_REQUESTS | SVIO_VFU_FEATURE_GET, &q, sizeof(q.head), sizeof(q)))
 		return;
 	FZ_CHECK(q.head.count <= 4);
 	for (uint32_t i = 0; i < q.head.count; i++) {
@@ -219,7 +202,7 @@ static void page_requests(struct fz_in *in)
 
 		if (q.list[i].addr < RAM * PAGE && r.code == 0)
 			((uint64_t *)(void *)ram(3))[q.list[i].addr / PAGE] = (RAM_IOVA + q.list[i].addr) | 7;
-		FZ_CHECK(feature(SVIO_VFIO_FEATURE_PAGE_RESPOND | SVIO_VFU_FEATURE_SET, &r, sizeof(r), sizeof(r)));
+		FZ_CHECK(fz_feature(&drv.k, SVIO_VFIO_FEATURE_PAGE_RESPOND | SVIO_VFU_FEATURE_SET, &r, sizeof(r), sizeof(r)));
 	}
 }
 
@@ -389,7 +372,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	map_ram();
 	map(RO_IOVA, 1, RO_PAGE, SVIO_VFU_DMA_F_READ);
 	master(true);
-	FZ_CHECK(feature(SVIO_VFIO_FEATURE_PGTABLE_BIND | SVIO_VFU_FEATURE_SET, &b, sizeof(b), sizeof(b)));
+	FZ_CHECK(fz_feature(&drv.k, SVIO_VFIO_FEATURE_PGTABLE_BIND | SVIO_VFU_FEATURE_SET, &b, sizeof(b), sizeof(b)));
 	drv.pasid = b.pasid;
 	tables();
 	setup(conf & 4);

@@ -184,3 +184,21 @@ int fz_memfd(size_t size, bool sealed)
 	FZ_CHECK(!sealed || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
 	return fd;
 }
+
+bool fz_feature(struct fz_kit *k, uint32_t flags, void *data, uint32_t len, uint32_t room)
+{
+	struct svio_vfu_feature f = { .argsz = (uint32_t)sizeof(f) + room, .flags = flags };
+	struct fz_msg r;
+	uint8_t m[512];
+
+	FZ_CHECK(len <= sizeof(m) - sizeof(f));
+	memcpy(m, &f, sizeof(f));
+	memcpy(m + sizeof(f), data, len);
+	fz_send_msg(k, SVIO_VFU_DEVICE_FEATURE, 0, m, sizeof(f) + len, NULL, 0);
+	fz_kit_turn(k, 4);
+	if (!fz_recv(k, &r) || (r.hdr.flags & SVIO_VFU_ERROR))
+		return false;
+	FZ_CHECK(r.len >= sizeof(f) && r.len <= sizeof(f) + room);
+	memcpy(data, r.data + sizeof(f), r.len - sizeof(f));
+	return true;
+}

@@ -33,6 +33,8 @@ void fz_kit_close(struct fz_kit *k);
 void fz_send(struct fz_kit *k, const void *bytes, size_t len, const int *fds, unsigned int nfds);
 void fz_send_msg(struct fz_kit *k, uint16_t cmd, uint32_t flags, const void *payload, size_t len, const int *fds,
 		 unsigned int nfds);
+/* A device feature of `len` bytes, its answer of at most `room` put into data; false when it was refused. */
+bool fz_feature(struct fz_kit *k, uint32_t flags, void *data, uint32_t len, uint32_t room);
 /* One whole message of the server's, or false. Checks what a client may rely on: whole messages of possible size. */
 bool fz_recv(struct fz_kit *k, struct fz_msg *m);
 

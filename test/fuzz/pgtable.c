@@ -72,30 +72,12 @@ static void map(uint64_t iova, uint32_t pages, uint32_t first, uint32_t prot)
 		close(fd);
 }
 
-/* A feature; true with its data in `data` when it was answered well. */
-static bool feature(uint32_t flags, void *data, uint32_t len, uint32_t room)
-{
-	uint8_t m[512];
-	struct svio_vfu_feature f = { .argsz = (uint32_t)sizeof(f) + room, .flags = flags };
-	struct fz_msg r;
-
-	memcpy(m, &f, sizeof(f));
-	memcpy(m + sizeof(f), data, len);
-	fz_send_msg(&c.k, SVIO_VFU_DEVICE_FEATURE, 0, m, sizeof(f) + len, NULL, 0);
-	fz_kit_turn(&c.k, 4);
-	if (!fz_recv(&c.k, &r) || (r.hdr.flags & SVIO_VFU_ERROR))
-		return false;
-	FZ_CHECK(r.len >= sizeof(f) && r.len <= sizeof(f) + room);
-	memcpy(data, r.data + sizeof(f), r.len - sizeof(f));
-	return true;
-}
-
 static void bind_tables(uint64_t root)
 {
 	struct svio_pgtable_bind b = { .format = SVIO_PGTABLE_X86_64_4, .addr_bits = c.bits, .root = root, .domain = 1,
 				       .flags = c.nx ? SVIO_PGTABLE_NX : 0 };
 
-	c.bound = feature(SVIO_VFIO_FEATURE_PGTABLE_BIND | SVIO_VFU_FEATURE_SET, &b, sizeof(b), sizeof(b));
+	c.bound = fz_feature(&c.k, SVIO_VFIO_FEATURE_PGTABLE_BIND | SVIO_VFU_FEATURE_SET, &b, sizeof(b), sizeof(b));
 	FZ_CHECK(c.bound == (!(root & (PAGE - 1)) && !(root >> c.bits)));
 	c.pasid = b.pasid;
 	c.root = root;
@@ -258,11 +240,11 @@ static void requests(struct fz_in *in)
 
 	if (!as || svio_vdev_page_request(as, fz_u64(in), SVIO_VDEV_WRITE, &id))
 		return;
-	FZ_CHECK(feature(SVIO_VFIO_FEATURE_PAGE_REQUESTS | SVIO_VFU_FEATURE_GET, &q, sizeof(q.head), sizeof(q)));
+	FZ_CHECK(fz_feature(&c.k, SVIO_VFIO_FEATURE_PAGE_REQUESTS | SVIO_VFU_FEATURE_GET, &q, sizeof(q.head), sizeof(q)));
 	FZ_CHECK(q.head.count == 1 && q.list[0].pasid == c.pasid);
 	r.group = q.list[0].group + (fz_u8(in) & 1);
 	r.pasid = c.pasid;
-	feature(SVIO_VFIO_FEATURE_PAGE_RESPOND | SVIO_VFU_FEATURE_SET, &r, sizeof(r), sizeof(r));
+	fz_feature(&c.k, SVIO_VFIO_FEATURE_PAGE_RESPOND | SVIO_VFU_FEATURE_SET, &r, sizeof(r), sizeof(r));
 	if (svio_vdev_page_result(c.k.dev, id) == -EINPROGRESS)
 		svio_vdev_page_drop(c.k.dev, id);
 }
@@ -289,11 +271,11 @@ static void step(struct fz_in *in)
 	case 6:
 		v.addr = address(in);
 		v.size = (uint64_t)fz_u8(in) << (fz_u8(in) & 63);
-		feature(SVIO_VFIO_FEATURE_INVALIDATE | SVIO_VFU_FEATURE_SET, &v, sizeof(v), sizeof(v));
+		fz_feature(&c.k, SVIO_VFIO_FEATURE_INVALIDATE | SVIO_VFU_FEATURE_SET, &v, sizeof(v), sizeof(v));
 		break;
 	case 7:
 		v = (struct svio_invalidate){ .domain = 1 };
-		feature(SVIO_VFIO_FEATURE_INVALIDATE | SVIO_VFU_FEATURE_SET, &v, sizeof(v), sizeof(v));
+		fz_feature(&c.k, SVIO_VFIO_FEATURE_INVALIDATE | SVIO_VFU_FEATURE_SET, &v, sizeof(v), sizeof(v));
 		break;
 	case 8: /* the tables' memory goes, comes back, perhaps read-only */
 		FZ_CHECK(svio__vd_dma_unmap(c.k.dev, RAM_IOVA, RAM * PAGE) == 0);
@@ -304,7 +286,7 @@ static void step(struct fz_in *in)
 		requests(in);
 		break;
 	case 10:
-		FZ_CHECK(feature(SVIO_VFIO_FEATURE_SVA_UNBIND | SVIO_VFU_FEATURE_SET, &u, sizeof(u), sizeof(u)));
+		FZ_CHECK(fz_feature(&c.k, SVIO_VFIO_FEATURE_SVA_UNBIND | SVIO_VFU_FEATURE_SET, &u, sizeof(u), sizeof(u)));
 		FZ_CHECK(u.released == c.bound);
 		bind_tables(op & 16 ? fz_u64(in) : RAM_IOVA + (fz_u8(in) % (RAM + 1)) * PAGE);
 		break;
