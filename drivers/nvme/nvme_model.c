@@ -142,7 +142,7 @@ void svio__nm_sq_stop(struct nm *m, struct nm_sq *sq, uint16_t status)
 }
 
 /* CC.EN from 1 to 0, or a reset of the function: queues and features go, the admin queue's registers stay (§7.3.2). */
-static void ctrl_reset(struct nm *m, bool all)
+static void ctrl_clear(struct nm *m, bool all)
 {
 	for (uint32_t i = 0; i < NM_REQS; i++)
 		svio__nm_req_drop(m, &m->req[i]);
@@ -155,7 +155,6 @@ static void ctrl_reset(struct nm *m, bool all)
 		m->cq[q] = (struct nm_cq){ 0 };
 	}
 	m->dbbuf = false;
-	memset(m->doorbells, 0, m->db_bytes);
 	svio__nm_doorbells_rebind(m);
 	m->granted_sq = m->granted_cq = m->queues;
 	m->feat_aec = 0;
@@ -171,6 +170,12 @@ static void ctrl_reset(struct nm *m, bool all)
 		m->asq = m->acq = 0;
 	}
 	intx_update(m);
+}
+
+static void ctrl_reset(struct nm *m, bool all)
+{
+	memset(m->doorbells, 0, m->db_bytes);
+	ctrl_clear(m, all);
 }
 
 static void ctrl_enable(struct nm *m)
@@ -346,9 +351,12 @@ static unsigned int model_poll(struct svio_vdev *dev)
 
 static void model_reset(struct svio_vdev *dev, enum svio_vdev_reset why)
 {
+	struct nm *m = svio_vdev_priv(dev);
+
 	(void)why;
-	ctrl_reset(svio_vdev_priv(dev), true);
-	((struct nm *)svio_vdev_priv(dev))->no_master = !svio_vdev_bus_master(dev);
+	ctrl_reset(m, true);
+	m->no_master = !svio_vdev_bus_master(dev);
+	m->stopping = false; /* a reset leads out of a migration's stop too, without resume() */
 }
 
 static bool overlaps(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
@@ -537,7 +545,8 @@ static int load_all(struct nm *m, const uint8_t *data, size_t len)
 		    ns.lba_shift != m->ns[i].lba_shift)
 			return svio_fail(EINVAL, "nvme: namespace %u is another one than where the state comes from", i + 1);
 	}
-	ctrl_reset(m, true);
+	/* The kit has loaded the doorbells, which are memory of the BAR. */
+	ctrl_clear(m, true);
 	for (uint32_t q = 0; q <= s.queues; q++, data += sizeof(struct saved_queue)) {
 		struct saved_queue sv;
 
