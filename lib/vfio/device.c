@@ -211,6 +211,7 @@ void svio_device_close(struct svio_device *dev)
 	list_remove(dev, forked);
 	svio__notifiers_close(dev);
 	svio__irqs_close(dev);
+	svio__mig_close(dev);
 	if (!forked)
 		svio__config_close(dev);
 	dev->ops->close(dev, forked);

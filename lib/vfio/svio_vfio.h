@@ -228,6 +228,31 @@ enum svio_feature_op { SVIO_FEATURE_PROBE, SVIO_FEATURE_GET, SVIO_FEATURE_SET };
 /* data/size: the feature's payload behind the 8-byte header, in and out. -ENOTTY when the device does not have it. */
 int svio_device_feature(struct svio_device *dev, enum svio_feature_op op, uint16_t feature, void *data, size_t size);
 
+/* ---- the device's own migration state: <linux/vfio.h>, migration v2 ------------------------------------ */
+
+enum svio_mig_flags { SVIO_MIG_CAN_STOP_COPY = 1u << 0, SVIO_MIG_CAN_P2P = 1u << 1, SVIO_MIG_CAN_PRE_COPY = 1u << 2 };
+
+/* enum vfio_device_mig_state. From ERROR only svio_device_reset() leads, to RUNNING. */
+enum svio_mig_state {
+	SVIO_MIG_ERROR,
+	SVIO_MIG_STOP,	    /* no DMA, no interrupt, no change of state */
+	SVIO_MIG_RUNNING,
+	SVIO_MIG_STOP_COPY, /* STOP, and its state can be read */
+	SVIO_MIG_RESUMING,  /* STOP, and a state is written; leaving to STOP applies it */
+	SVIO_MIG_RUNNING_P2P,
+	SVIO_MIG_PRE_COPY,  /* RUNNING, and some of its state can be read ahead: the stream goes on in STOP_COPY */
+	SVIO_MIG_PRE_COPY_P2P,
+};
+
+/* -ENOTTY: this device cannot. */
+int svio_device_mig_flags(struct svio_device *dev, uint64_t *flags);
+int svio_device_mig_get(struct svio_device *dev, enum svio_mig_state *state);
+/* The device finds the way by itself. After a failure svio_device_mig_get() tells where it is. Not while it is reset. */
+int svio_device_mig_set(struct svio_device *dev, enum svio_mig_state state);
+/* *got 0: the end; in PRE_COPY, for now. */
+int svio_device_mig_read(struct svio_device *dev, void *buf, size_t len, size_t *got);
+int svio_device_mig_write(struct svio_device *dev, const void *buf, size_t len);
+
 /* ---- reset ----------------------------------------------------------------------------------------- */
 
 enum svio_hook_stage { /* prepare runs upwards, done runs downwards */

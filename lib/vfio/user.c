@@ -510,6 +510,56 @@ static void user_domain_free(struct svio_dma_domain *domain)
 }
 
 /* As the kernel would describe it: the whole of a 64-bit space, pages of 4 KiB and up, so many mappings. */
+/* ---- migration stream: [Mig data read], [Mig data write] ----------------------------------------------- */
+
+static int user_mig_read(struct svio_device *dev, void *buf, size_t len, size_t *got)
+{
+	uint32_t ask = (uint32_t)SVIO_MIN(len, (size_t)svio__user_max_xfer(dev_conn(dev)) - sizeof(struct svio_vfu_mig_data));
+	struct svio_vfu_mig_data head = { .argsz = (uint32_t)sizeof(head) + ask, .size = ask }, h;
+	struct svio__user_req req = { .cmd = SVIO_VFU_MIG_DATA_READ, .head = &head, .head_len = sizeof(head),
+				      .reply_cap = sizeof(head) + ask };
+	int err;
+
+	req.reply = malloc(req.reply_cap);
+	if (!req.reply)
+		return svio_fail(ENOMEM, "%s: out of memory for migration state", dev->name);
+	err = svio__user_call(dev_conn(dev), &req);
+	if (!err && req.reply_len < sizeof(h))
+		err = -EPROTO;
+	if (!err) {
+		memcpy(&h, req.reply, sizeof(h));
+		/* Some servers always send as much as was asked for: size is what counts. */
+		if (h.size > ask || h.size > req.reply_len - sizeof(h))
+			err = -EPROTO;
+	}
+	if (!err) {
+		memcpy(buf, (uint8_t *)req.reply + sizeof(h), h.size);
+		*got = h.size;
+	}
+	free(req.reply);
+	return err ? svio_fail(-err, "%s: reading migration state: %s", dev->name, strerror(-err)) : 0;
+}
+
+static int user_mig_write(struct svio_device *dev, const void *buf, size_t len)
+{
+	size_t most = svio__user_max_xfer(dev_conn(dev)) - sizeof(struct svio_vfu_mig_data);
+	const uint8_t *p = buf;
+
+	while (len) {
+		uint32_t n = (uint32_t)SVIO_MIN(len, most);
+		struct svio_vfu_mig_data head = { .argsz = (uint32_t)sizeof(head) + n, .size = n }, reply;
+		struct svio__user_req req = { .cmd = SVIO_VFU_MIG_DATA_WRITE, .head = &head, .head_len = sizeof(head), .data = p,
+					      .data_len = n, .reply = &reply, .reply_cap = sizeof(reply) };
+		int err = svio__user_call(dev_conn(dev), &req);
+
+		if (err)
+			return svio_fail(-err, "%s: writing migration state: %s", dev->name, strerror(-err));
+		p += n;
+		len -= n;
+	}
+	return 0;
+}
+
 static int user_domain_info(struct svio_dma_domain *domain, struct vfio_iommu_type1_info *info)
 {
 	struct full {
@@ -615,6 +665,8 @@ const struct svio__transport_ops svio__user_ops = {
 	.irq_set = user_irq_set,
 	.reset = user_reset,
 	.feature = user_feature,
+	.mig_read = user_mig_read,
+	.mig_write = user_mig_write,
 	.domain_free = user_domain_free,
 	.domain_info = user_domain_info,
 	.domain_map = user_domain_map,

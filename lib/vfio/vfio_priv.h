@@ -81,6 +81,9 @@ struct svio__transport_ops {
 	void (*hot_reset_end)(struct svio__hot_reset *hr);
 
 	int (*feature)(struct svio_device *dev, struct vfio_device_feature *feature);
+	/* The migration stream, where it is no file: both or neither. */
+	int (*mig_read)(struct svio_device *dev, void *buf, size_t len, size_t *got);
+	int (*mig_write)(struct svio_device *dev, const void *buf, size_t len);
 
 	/* Move dev (and what must move with it) into domain, or into a new one of its own when NULL. */
 	int (*set_domain)(struct svio_device *dev, struct svio_dma_domain *domain);
@@ -153,6 +156,8 @@ struct svio_device {
 	uint16_t command;	   /* PCI_COMMAND_MEMORY and _MASTER as they must be */
 	bool quiesced;		   /* prepare hooks have run, done hooks have not */
 	bool opened;		   /* on the list of open devices */
+	bool mig_open;		   /* mig_fd is a migration stream: migrate.c */
+	int mig_fd;
 	struct svio__region *regions;
 	struct svio__irq *irqs;
 	struct svio__notifier err, req;
@@ -307,5 +312,9 @@ int svio__explain_no_iommu(const struct svio_pci_info *pci);
 int svio__explain_memlock(uint64_t len);
 /* A process other than ours that has `path` open, or 0 when there is none that we may see. */
 pid_t svio__who_has(const char *path);
+
+/* ---- migrate.c ------------------------------------------------------------------------------------- */
+
+void svio__mig_close(struct svio_device *dev);
 
 #endif
