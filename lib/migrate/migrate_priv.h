@@ -8,6 +8,7 @@
  *	stream.c	frames over descriptors
  *	address.c	sockets
  *	lease.c		the file that decides
+ *	device.c	the part of a device with migration state
  *	move.c		what both sides share: the object, parts, hello
  *	precopy.c	rounds of pages
  *	send.c		the source
@@ -200,6 +201,7 @@ uint64_t svio__mg_boot_id(void);
 struct svio_migrate_part *svio__mg_part(const struct svio_migrate *m, uint32_t index);
 struct svio_migrate_area *svio__mg_area(const struct svio_migrate *m, uint32_t index);
 void svio__mg_drop_areas(struct svio_migrate *m);
+void svio__mg_cancel(struct svio_migrate *m, enum svio_migrate_side side);
 
 /* ---- precopy.c --------------------------------------------------------------------------------------- */
 

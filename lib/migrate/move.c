@@ -121,6 +121,13 @@ struct svio_migrate_area *svio__mg_area(const struct svio_migrate *m, uint32_t i
 	return a;
 }
 
+void svio__mg_cancel(struct svio_migrate *m, enum svio_migrate_side side)
+{
+	for (struct svio_migrate_part *p = m->parts; p; p = p->next)
+		if (p->cancel)
+			p->cancel(p->ctx, side);
+}
+
 /* ---- one move ---------------------------------------------------------------------------------------- */
 
 /* Which machine, and since when: a process id means nothing elsewhere. */

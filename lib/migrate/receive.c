@@ -473,6 +473,7 @@ int svio_migrate_receive(struct svio_migrate *m, int in, int out, const struct s
 		if (!only_asked && rc != -ECONNABORTED && rc != -ECONNRESET && rc != -EPERM)
 			refuse(x, -rc, why);
 		discard(x);
+		svio__mg_cancel(m, SVIO_MIGRATE_TARGET);
 		svio__mg_drop_areas(m);
 		if (!only_asked)
 			svio__mg_phase(x, SVIO_MIGRATE_FAILED);

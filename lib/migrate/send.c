@@ -154,7 +154,7 @@ static void resume(struct svio_migrate *m, uint32_t depth)
 	for (struct svio_migrate_part *p = m->parts; p; p = p->next)
 		n++;
 	for (struct svio_migrate_part *p = m->parts; p; p = p->next, index++)
-		if (index >= n - depth && p->resume)
+		if (index + SVIO_MIN(depth, n) >= n && p->resume)
 			p->resume(p->ctx, SVIO_MIGRATE_SOURCE);
 }
 
@@ -413,13 +413,13 @@ static int move(struct mg_move *x)
 			say_why(x, rc, why);
 		svio_fail(-rc, "%s", why);
 	}
+	snprintf(why, sizeof(why), "%s", svio_last_error());
 	if (depth) {
-		snprintf(why, sizeof(why), "%s", svio_last_error());
 		resume(x->m, depth);
 		x->report->downtime_ns = svio_now_ns() - x->stopped_at;
-		svio_fail(-rc, "%s", why);
 	}
-	return rc;
+	svio__mg_cancel(x->m, SVIO_MIGRATE_SOURCE);
+	return svio_fail(-rc, "%s", why);
 }
 
 int svio_migrate_send(struct svio_migrate *m, int in, int out, const struct svio_migrate_opts *opts,
@@ -449,8 +449,10 @@ int svio_migrate_send(struct svio_migrate *m, int in, int out, const struct svio
 
 void svio_migrate_decide(struct svio_migrate *m, bool run_here)
 {
-	if (run_here)
+	if (run_here) {
 		resume(m, UINT32_MAX);
-	else
+		svio__mg_cancel(m, SVIO_MIGRATE_SOURCE);
+	} else {
 		discard(m);
+	}
 }

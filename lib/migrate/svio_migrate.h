@@ -163,6 +163,8 @@ struct svio_migrate_part {
 	void (*resume)(void *ctx, enum svio_migrate_side side);
 	/* Source: the target runs: let go, touch nothing shared. Target: it does not become ours: undo load(). */
 	void (*discard)(void *ctx, enum svio_migrate_side side);
+	/* After all of that, when it came to nothing: what precopy() or load_precopy() have begun ends. */
+	void (*cancel)(void *ctx, enum svio_migrate_side side);
 	/* Source: slow down by so many percent (0 = not any more); with opts.throttle. */
 	void (*throttle)(void *ctx, unsigned int percent);
 	void *ctx;
@@ -181,6 +183,21 @@ int svio_migrate_add_area(struct svio_migrate *m, struct svio_migrate_area *area
 int svio_migrate_add_ioas(struct svio_migrate *m, struct svio_ioas *ioas);
 void svio_migrate_remove_ioas(struct svio_migrate *m, struct svio_ioas *ioas);
 struct svio_migrate_area *svio_migrate_find_area(const struct svio_migrate *m, const char *name);
+
+/* ---- a device that has migration state of its own ------------------------------------------------------ */
+
+/*
+ * A part that moves a device by VFIO migration v2 (svio_device_mig_*): ahead, as far as the device can, and the rest in
+ * stop-and-copy. Its driver's memory must be in areas (the state names its addresses), and its driver's part comes after this one: it
+ * stops using the device first, and loads when the device is whole. A source's device is reset when the target runs; a target's,
+ * when it came to nothing.
+ *
+ * -ENOTTY the device has no migration state: re-instatement by its driver is the other way. The device must be there as long as this.
+ */
+struct svio_migrate_device;
+int svio_migrate_device_create(struct svio_device *dev, const char *name, struct svio_migrate_device **devp);
+struct svio_migrate_part *svio_migrate_device_part(struct svio_migrate_device *dev);
+void svio_migrate_device_destroy(struct svio_migrate_device *dev); /* NULL is fine */
 
 /* ---- moving ------------------------------------------------------------------------------------------ */
 
