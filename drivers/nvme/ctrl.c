@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 #include "nvme_priv.h"
+#include "svio_migrate.h"
 
 #define PCI_CLASS_NVME	   0x010802u
 #define SHUTDOWN_MIN_MS	   5000u /* 1.4 §7.6.2 leaves it to RTD3E, which older controllers do not report */
@@ -142,16 +143,31 @@ static int check_capabilities(struct svio_nvme *nvme)
 	return 0;
 }
 
-static int alloc_dma(struct svio_nvme *nvme)
+void *nvme_dma_alloc(struct svio_nvme *nvme, size_t len, size_t align)
+{
+	struct svio_device_info info;
+
+	if (nvme->opts.area)
+		return svio_migrate_alloc(nvme->opts.area, len, align);
+	svio_device_get_info(nvme->dev, &info);
+	return svio_mem_alloc(len, align, info.numa_node);
+}
+
+void nvme_dma_free(struct svio_nvme *nvme, void *ptr)
+{
+	if (nvme->opts.area)
+		svio_migrate_free(nvme->opts.area, ptr);
+	else
+		svio_mem_free(ptr);
+}
+
+/* Where the admin queues and the data pages lie; they are there. */
+int nvme_place_dma(struct svio_nvme *nvme, uint8_t *dma)
 {
 	size_t len = (size_t)NVME_PAGES << nvme->page_shift;
-	struct svio_device_info info;
 	uint64_t iova;
 
-	svio_device_get_info(nvme->dev, &info);
-	nvme->dma = svio_mem_alloc(len, (size_t)1 << nvme->page_shift, info.numa_node);
-	if (!nvme->dma)
-		return svio_fail_prefix(-ENOMEM, "%s: admin queues", nvme->name);
+	nvme->dma = dma;
 	iova = svio_ioas_iova_range(nvme->ioas, nvme->dma, len);
 	if (iova == SVIO_IOVA_BAD)
 		return svio_fail(EFAULT, "%s: the memory of room mem is not mapped in this ioas", nvme->name);
@@ -164,6 +180,13 @@ static int alloc_dma(struct svio_nvme *nvme)
 	nvme->admin.sq_iova = nvme_page_iova(nvme, NVME_PAGE_SQ);
 	nvme->admin.cq_iova = nvme_page_iova(nvme, NVME_PAGE_CQ);
 	return 0;
+}
+
+static int alloc_dma(struct svio_nvme *nvme)
+{
+	uint8_t *dma = nvme_dma_alloc(nvme, (size_t)NVME_PAGES << nvme->page_shift, (size_t)1 << nvme->page_shift);
+
+	return dma ? nvme_place_dma(nvme, dma) : svio_fail_prefix(-ENOMEM, "%s: admin queues", nvme->name);
 }
 
 static void set_opts(struct svio_nvme *nvme, const struct svio_nvme_opts *opts)
@@ -206,7 +229,7 @@ static int bring_up(struct svio_nvme *nvme)
 }
 
 /* Stop the controller, or at least its access to memory, and release everything. */
-static void teardown(struct svio_nvme *nvme, bool stopped)
+void nvme_teardown(struct svio_nvme *nvme, bool stopped)
 {
 	if (nvme->hooked)
 		svio_device_hook_remove(nvme->dev, &nvme->hook);
@@ -217,15 +240,15 @@ static void teardown(struct svio_nvme *nvme, bool stopped)
 	nvme_irq_release(nvme);
 	svio_bar_unmap(nvme->dbs);
 	svio_bar_unmap(nvme->regs);
-	svio_mem_free(nvme->dma);
+	nvme_dma_free(nvme, nvme->dma);
 	pthread_mutex_destroy(&nvme->lock);
 	pthread_mutex_destroy(&nvme->identify_lock);
 	pthread_mutex_destroy(&nvme->log_lock);
 	free(nvme);
 }
 
-int svio_nvme_open(struct svio_device *dev, struct svio_ioas *ioas, const struct svio_nvme_opts *opts,
-		   struct svio_nvme **nvmep)
+/* Everything that does not touch the controller but to read what it is able to. */
+int nvme_begin(struct svio_device *dev, struct svio_ioas *ioas, const struct svio_nvme_opts *opts, struct svio_nvme **nvmep)
 {
 	struct svio_device_info info;
 	struct svio_nvme *nvme;
@@ -253,25 +276,47 @@ int svio_nvme_open(struct svio_device *dev, struct svio_ioas *ioas, const struct
 	r = map_registers(nvme);
 	if (r == 0)
 		r = check_capabilities(nvme);
-	if (r == 0)
-		r = alloc_dma(nvme);
 	if (r) {
-		teardown(nvme, true);
+		nvme_teardown(nvme, true);
 		return r;
 	}
+	*nvmep = nvme;
+	return 0;
+}
+
+void nvme_hook(struct svio_nvme *nvme)
+{
 	nvme->hook = (struct svio_device_hook){
 		.stage = SVIO_HOOK_DRIVER,
 		.prepare = nvme_hook_prepare,
 		.done = nvme_hook_done,
 		.ctx = nvme,
 	};
-	svio_device_hook_add(dev, &nvme->hook);
+	svio_device_hook_add(nvme->dev, &nvme->hook);
 	nvme->hooked = true;
 	nvme_log_open(nvme);
+}
+
+int svio_nvme_open(struct svio_device *dev, struct svio_ioas *ioas, const struct svio_nvme_opts *opts,
+		   struct svio_nvme **nvmep)
+{
+	struct svio_nvme *nvme;
+	int r;
+
+	*nvmep = NULL;
+	r = nvme_begin(dev, ioas, opts, &nvme);
+	if (r)
+		return r;
+	r = alloc_dma(nvme);
+	if (r) {
+		nvme_teardown(nvme, true);
+		return r;
+	}
+	nvme_hook(nvme);
 	nvme->step = NVME_STEP_ACCESS;
 	r = bring_up(nvme);
 	if (r) {
-		teardown(nvme, false);
+		nvme_teardown(nvme, false);
 		return r;
 	}
 	nvme->opened = true;
@@ -335,7 +380,7 @@ void svio_nvme_close(struct svio_nvme *nvme)
 	/* Registers that are withdrawn read all ones: then nothing is written either. */
 	if (!stopped && !(svio_device_events(nvme->dev) & (SVIO_EV_REVOKED | SVIO_EV_QUIESCE | SVIO_EV_GONE)))
 		stopped = shutdown(nvme);
-	teardown(nvme, stopped);
+	nvme_teardown(nvme, stopped);
 }
 
 int svio_nvme_reset(struct svio_nvme *nvme)

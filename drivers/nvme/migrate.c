@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "nvme_priv.h"
-#include "svio_nvme_migrate.h"
+#include "nvme_ledger.h"
 
 #define MAX_NAMESPACES 1024u
 
@@ -94,7 +94,7 @@ static int check_scattered(struct svio_nvme_qp *qp, const struct nvme_req *req, 
 	return 0;
 }
 
-static int save_req(struct svio_nvme_qp *qp, uint32_t cid, const struct svio_nvme_move *move, struct svio_migrate_buf *out)
+int nvme_ledger_save(struct svio_nvme_qp *qp, uint32_t cid, const struct svio_nvme_move *move, struct svio_migrate_buf *out)
 {
 	const struct nvme_req *req = &qp->reqs[cid];
 	uint8_t *list = qp->lists + ((size_t)cid << qp->list_shift);
@@ -158,7 +158,7 @@ int svio_nvme_qp_save(struct svio_nvme_qp *qp, const struct svio_nvme_move *move
 	svio_migrate_put_u64(out, qp->lists_iova);
 	svio_migrate_put_u32(out, n);
 	for (uint32_t i = 0; i < n && rc == 0; i++)
-		rc = save_req(qp, (uint32_t)qp->order[i] & 0xffff, move, out);
+		rc = nvme_ledger_save(qp, (uint32_t)qp->order[i] & 0xffff, move, out);
 	if (count)
 		*count = n;
 	return rc;
@@ -166,20 +166,15 @@ int svio_nvme_qp_save(struct svio_nvme_qp *qp, const struct svio_nvme_move *move
 
 /* ---- and in ------------------------------------------------------------------------------------------------ */
 
-struct incoming {
-	uint32_t nreq, max_transfer, page_size, list_shift;
-	uint64_t lists_iova;
-};
-
 /* Addresses in the source's list memory become those of ours. */
-static uint64_t rebase(const struct svio_nvme_qp *qp, const struct incoming *from, uint64_t a)
+static uint64_t rebase(const struct svio_nvme_qp *qp, const struct nvme_ledger_from *from, uint64_t a)
 {
 	uint64_t off = a - from->lists_iova;
 
 	return off < (uint64_t)from->nreq << from->list_shift ? qp->lists_iova + off : a;
 }
 
-static int load_list(struct svio_nvme_qp *qp, const struct incoming *from, uint32_t cid, struct nvme_req *req,
+static int load_list(struct svio_nvme_qp *qp, const struct nvme_ledger_from *from, uint32_t cid, struct nvme_req *req,
 		     struct svio_migrate_in *in)
 {
 	uint64_t bytes = UINT64_C(1) << from->list_shift, *list;
@@ -199,7 +194,7 @@ static int load_list(struct svio_nvme_qp *qp, const struct incoming *from, uint3
 	return 0;
 }
 
-static int load_req(struct svio_nvme_qp *qp, const struct incoming *from, const struct svio_nvme_move *move,
+int nvme_ledger_load(struct svio_nvme_qp *qp, const struct nvme_ledger_from *from, const struct svio_nvme_move *move,
 		    struct svio_migrate_in *in)
 {
 	uint32_t cid = svio_migrate_get_u32(in), what = svio_migrate_get_u32(in), op = what & 0xff, flags = what >> 8;
@@ -238,7 +233,7 @@ static int load_req(struct svio_nvme_qp *qp, const struct incoming *from, const 
 }
 
 /* The stack of free ids, from the ledger. */
-static void count_free(struct svio_nvme_qp *qp)
+void nvme_count_free(struct svio_nvme_qp *qp)
 {
 	int64_t n = 0;
 
@@ -250,7 +245,7 @@ static void count_free(struct svio_nvme_qp *qp)
 
 int svio_nvme_qp_load(struct svio_nvme_qp *qp, const struct svio_nvme_move *move, struct svio_migrate_in *in)
 {
-	struct incoming from;
+	struct nvme_ledger_from from;
 	uint32_t n;
 	int rc = 0;
 
@@ -269,7 +264,7 @@ int svio_nvme_qp_load(struct svio_nvme_qp *qp, const struct svio_nvme_move *move
 		return svio_fail(EINVAL, "%s: a queue of %u requests of %u bytes (pages of %u) does not fit into one of %u of %u (pages of %u)",
 				 qp->nvme->name, from.nreq, from.max_transfer, from.page_size, qp->nreq, qp->max_transfer, qp->page_size);
 	while (n-- && rc == 0)
-		rc = load_req(qp, &from, move, in);
+		rc = nvme_ledger_load(qp, &from, move, in);
 	if (rc) {
 		for (uint32_t cid = 0; cid < qp->nreq; cid++)
 			qp->reqs[cid].op = NVME_REQ_FREE;
@@ -277,7 +272,7 @@ int svio_nvme_qp_load(struct svio_nvme_qp *qp, const struct svio_nvme_move *move
 			svio_fail(EINVAL, "%s: a request in the ledger that makes no sense", qp->nvme->name);
 		qp->seq = 0;
 	}
-	count_free(qp);
+	nvme_count_free(qp);
 	return rc;
 }
 

@@ -318,6 +318,12 @@ _Static_assert(offsetof(struct svio_nvme_qp, rung) == 2 * SVIO_CACHELINE, "submi
 _Static_assert(offsetof(struct svio_nvme_qp, cq_eventidx) == 3 * SVIO_CACHELINE, "both: one line");
 
 /* ctrl.c */
+int nvme_begin(struct svio_device *dev, struct svio_ioas *ioas, const struct svio_nvme_opts *opts, struct svio_nvme **nvmep);
+void nvme_hook(struct svio_nvme *nvme);
+void nvme_teardown(struct svio_nvme *nvme, bool stopped);
+void *nvme_dma_alloc(struct svio_nvme *nvme, size_t len, size_t align);
+void nvme_dma_free(struct svio_nvme *nvme, void *ptr);
+int nvme_place_dma(struct svio_nvme *nvme, uint8_t *dma);
 uint32_t nvme_read32(struct svio_nvme *nvme, uint32_t reg);
 void nvme_write32(struct svio_nvme *nvme, uint32_t reg, uint32_t v);
 void nvme_write64(struct svio_nvme *nvme, uint32_t reg, uint64_t v);
@@ -445,7 +451,18 @@ static inline __attribute__((always_inline)) uint32_t nvme_cid_limit(const struc
 #endif
 }
 
+/* qp.c */
+struct nvme_qp_shape {
+	uint32_t qid, entries, nreq, max_transfer;
+	void *dma; /* rings and lists, there already */
+};
+/* A queue pair that exists on the controller, in memory that exists; not yet in the list. */
+int nvme_qp_adopt(struct svio_nvme *nvme, const struct nvme_qp_shape *shape, struct svio_nvme_qp **qpp);
+void nvme_qp_release(struct svio_nvme_qp *qp);
+size_t nvme_qp_dma_len(const struct svio_nvme_qp *qp);
+
 /* recover.c */
+void nvme_connect_doorbells(struct svio_nvme_qp *qp);
 uint32_t nvme_poll_slow(struct svio_nvme_qp *qp, uint32_t max);
 void nvme_freeze(struct svio_nvme *nvme, enum nvme_why why); /* lock held */
 /*

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "nvme_priv.h"
+#include "svio_migrate.h"
 
 #define DEFAULT_DEPTH	     256u
 #define DEFAULT_MAX_TRANSFER (1u << 20)
@@ -36,22 +37,23 @@ static void choose_transfer(struct svio_nvme_qp *qp, const struct svio_nvme_qp_o
 	qp->list_shift = ceil_log2(nvme_prp_list_bytes(qp->max_transfer, qp->page_size));
 }
 
-/* Memory that the device reaches, and nothing else: what it could scribble on is its own. */
-static int alloc_dma(struct svio_nvme_qp *qp)
+static size_t ring_len(const struct svio_nvme_qp *qp, unsigned int shift)
 {
-	size_t sq = SVIO_ALIGN_UP((size_t)qp->entries << NVME_SQE_SHIFT, (size_t)qp->page_size);
-	size_t cq = SVIO_ALIGN_UP((size_t)qp->entries << NVME_CQE_SHIFT, (size_t)qp->page_size);
-	size_t len = sq + cq + ((size_t)qp->nreq << qp->list_shift);
-	struct svio_device_info info;
-	uint64_t iova;
-	uint8_t *dma;
+	return SVIO_ALIGN_UP((size_t)qp->entries << shift, (size_t)qp->page_size);
+}
 
-	svio_device_get_info(qp->nvme->dev, &info);
-	dma = svio_mem_alloc(len, qp->page_size, info.numa_node);
-	if (!dma)
-		return svio_fail_prefix(-ENOMEM, "%s: queue pair of %u entries", qp->nvme->name, qp->entries);
+size_t nvme_qp_dma_len(const struct svio_nvme_qp *qp)
+{
+	return ring_len(qp, NVME_SQE_SHIFT) + ring_len(qp, NVME_CQE_SHIFT) + ((size_t)qp->nreq << qp->list_shift);
+}
+
+/* Memory that the device reaches, and nothing else: what it could scribble on is its own. */
+static int place_dma(struct svio_nvme_qp *qp, uint8_t *dma)
+{
+	size_t sq = ring_len(qp, NVME_SQE_SHIFT), cq = ring_len(qp, NVME_CQE_SHIFT), len = nvme_qp_dma_len(qp);
+	uint64_t iova = svio_ioas_iova_range(qp->nvme->ioas, dma, len);
+
 	qp->dma = dma;
-	iova = svio_ioas_iova_range(qp->nvme->ioas, dma, len);
 	if (iova == SVIO_IOVA_BAD || (iova & (qp->page_size - 1)))
 		return svio_fail(EFAULT, "%s: the queues' memory is not mapped in one piece in this ioas", qp->nvme->name);
 	qp->sq = (void *)dma;
@@ -62,6 +64,13 @@ static int alloc_dma(struct svio_nvme_qp *qp)
 	qp->lists = dma + sq + cq;
 	qp->lists_iova = iova + sq + cq;
 	return 0;
+}
+
+static int alloc_dma(struct svio_nvme_qp *qp)
+{
+	uint8_t *dma = nvme_dma_alloc(qp->nvme, nvme_qp_dma_len(qp), qp->page_size);
+
+	return dma ? place_dma(qp, dma) : svio_fail_prefix(-ENOMEM, "%s: queue pair of %u entries", qp->nvme->name, qp->entries);
 }
 
 /* The structure between its stack of free ids and its ledger: nvme_priv.h. Not in memory that the device reaches. */
@@ -111,7 +120,7 @@ static int take_qid(struct svio_nvme_qp *qp)
 	return 0;
 }
 
-static void release(struct svio_nvme_qp *qp)
+void nvme_qp_release(struct svio_nvme_qp *qp)
 {
 	struct svio_nvme *nvme = qp->nvme;
 
@@ -121,7 +130,7 @@ static void release(struct svio_nvme_qp *qp)
 		svio_bitmap_clear(nvme->qid_used, qp->qid);
 		pthread_mutex_unlock(&nvme->lock);
 	}
-	svio_mem_free(qp->dma);
+	nvme_dma_free(nvme, qp->dma);
 	free(qp->order);
 	free(qp->block);
 }
@@ -248,7 +257,7 @@ void svio_nvme_qp_destroy(struct svio_nvme_qp *qp)
 	pthread_mutex_lock(&nvme->lock);
 	nvme_qp_unlink(qp);
 	pthread_mutex_unlock(&nvme->lock);
-	release(qp);
+	nvme_qp_release(qp);
 }
 
 /* ---- create ----------------------------------------------------------------------------------------- */
@@ -286,6 +295,66 @@ static int create(struct svio_nvme_qp *qp)
 	}
 }
 
+static int new_qp(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *o, const struct svio_nvme_info *info, uint32_t entries,
+		  uint32_t nreq, struct svio_nvme_qp **qpp)
+{
+	struct svio_nvme_qp *qp = alloc_qp(nreq);
+
+	*qpp = qp;
+	if (!qp)
+		return svio_fail(ENOMEM, "%s: out of memory for %u requests", nvme->name, nreq);
+	qp->entries = entries;
+	qp->mask = entries - 1;
+	qp->oncs = info->oncs;
+	qp->sgl = info->sgl;
+	qp->nvme = nvme;
+	qp->ioas = nvme->ioas;
+	qp->slot = -1;
+	qp->irq_fd = -1;
+	qp->epoll_fd = -1;
+	qp->timer_fd = -1;
+	atomic_init(&qp->word, &nvme->alarm);
+	choose_transfer(qp, o, info);
+	qp->countdown_from = 16;
+	qp->countdown = 16;
+	qp->tick_ns = svio_now_ns();
+	return 0;
+}
+
+int nvme_qp_adopt(struct svio_nvme *nvme, const struct nvme_qp_shape *shape, struct svio_nvme_qp **qpp)
+{
+	struct svio_nvme_qp_opts o = { .size = sizeof(o), .max_transfer = shape->max_transfer };
+	struct svio_nvme_info info;
+	struct svio_nvme_qp *qp;
+	int r;
+
+	*qpp = NULL;
+	svio_nvme_get_info(nvme, &info);
+	if (shape->entries < NVME_MIN_DEPTH || shape->entries > info.max_queue_depth || (shape->entries & (shape->entries - 1)) ||
+	    shape->nreq == 0 || shape->nreq >= shape->entries || shape->qid == 0 || shape->qid > nvme->granted ||
+	    shape->max_transfer > info.max_transfer || svio_bitmap_test(nvme->qid_used, shape->qid))
+		return svio_fail(EINVAL, "%s: the state of a queue that cannot be", nvme->name);
+	r = new_qp(nvme, &o, &info, shape->entries, shape->nreq, &qp);
+	if (r)
+		return r;
+	if (!svio_migrate_allocated(nvme->opts.area, shape->dma, nvme_qp_dma_len(qp)))
+		r = svio_fail(EINVAL, "%s: the state of a queue outside of its area", nvme->name);
+	if (r == 0)
+		r = place_dma(qp, shape->dma);
+	if (r == 0)
+		r = alloc_order(qp);
+	if (r) {
+		qp->dma = NULL;
+		nvme_qp_release(qp);
+		return r;
+	}
+	svio_bitmap_set(nvme->qid_used, shape->qid);
+	qp->qid = shape->qid;
+	qp->sqid_bits = qp->qid << 16;
+	*qpp = qp;
+	return 0;
+}
+
 int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *opts, struct svio_nvme_qp **qpp)
 {
 	struct svio_nvme_qp_opts o = { 0 };
@@ -299,25 +368,9 @@ int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *
 		memcpy(&o, opts, SVIO_MIN(opts->size, sizeof(o)));
 	svio_nvme_get_info(nvme, &info);
 	choose_depth(&o, &info, &entries, &nreq);
-	qp = alloc_qp(nreq);
-	if (!qp)
-		return svio_fail(ENOMEM, "%s: out of memory for %u requests", nvme->name, nreq);
-	qp->entries = entries;
-	qp->mask = entries - 1;
-	qp->oncs = info.oncs;
-	qp->sgl = info.sgl;
-	qp->nvme = nvme;
-	qp->ioas = nvme->ioas;
-	qp->slot = -1;
-	qp->irq_fd = -1;
-	qp->epoll_fd = -1;
-	qp->timer_fd = -1;
-	atomic_init(&qp->word, &nvme->alarm);
-	choose_transfer(qp, &o, &info);
-	qp->countdown_from = 16;
-	qp->countdown = 16;
-	qp->tick_ns = svio_now_ns();
-
+	r = new_qp(nvme, &o, &info, entries, nreq, &qp);
+	if (r)
+		return r;
 	r = take_qid(qp);
 	if (r == 0)
 		r = alloc_dma(qp);
@@ -326,7 +379,7 @@ int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *
 	if (r == 0 && o.interrupts)
 		r = nvme_qp_irq_create(qp);
 	if (r) {
-		release(qp);
+		nvme_qp_release(qp);
 		return r;
 	}
 	/* Not on the controller yet, and nothing in it: as if it had been parked and settled. */
@@ -335,7 +388,7 @@ int svio_nvme_qp_create(struct svio_nvme *nvme, const struct svio_nvme_qp_opts *
 	r = create(qp);
 	if (r) {
 		stop(qp);
-		release(qp);
+		nvme_qp_release(qp);
 		return r;
 	}
 	*qpp = qp;

@@ -547,7 +547,7 @@ static void prepare_rings(struct svio_nvme_qp *qp)
 		clear_shadow(qp->nvme, qp->qid);
 }
 
-static void connect_doorbells(struct svio_nvme_qp *qp)
+void nvme_connect_doorbells(struct svio_nvme_qp *qp)
 {
 	struct svio_nvme *nvme = qp->nvme;
 	size_t sq = (size_t)(2 * qp->qid) << (2 + nvme->dstrd), cq = (size_t)(2 * qp->qid + 1) << (2 + nvme->dstrd);
@@ -660,7 +660,7 @@ void nvme_qp_step(struct svio_nvme_qp *qp)
 	case NVME_QP_SQ:
 		if (!qp->has_sq)
 			return;
-		connect_doorbells(qp);
+		nvme_connect_doorbells(qp);
 		qp->state = NVME_QP_LIVE;
 		atomic_store_explicit(&qp->word, nvme_device_word(nvme), memory_order_release);
 		return;

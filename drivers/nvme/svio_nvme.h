@@ -44,6 +44,7 @@ extern "C" {
 
 struct svio_nvme;
 struct svio_nvme_qp;
+struct svio_migrate_area;
 
 typedef void (*svio_nvme_cb)(void *ctx, int status);
 
@@ -62,6 +63,9 @@ struct svio_nvme_opts {
 	uint32_t max_queues;	     /* I/O queue pairs to ask for; 0 = 64, at most 1023 */
 	bool no_shadow_doorbells;    /* do not use Doorbell Buffer Config where offered (NVMe 1.4 §5.7) */
 	bool no_sgl;
+	/* The driver's queues and lists lie in this area, so that they can move with the device's own state (svio_nvme_migrate.h);
+	 * NULL: room mem. It must live as long as the controller. */
+	struct svio_migrate_area *area;
 };
 
 /*

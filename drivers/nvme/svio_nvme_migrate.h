@@ -71,6 +71,22 @@ int svio_nvme_qp_load(struct svio_nvme_qp *qp, const struct svio_nvme_move *move
 /* Send what was loaded. Then poll. */
 void svio_nvme_qp_replay(struct svio_nvme_qp *qp);
 
+/* ---- the other way: the controller moves by its own state ------------------------------------------------- */
+
+/*
+ * A controller with migration state (svio_migrate_device_create(); the models of the device kit) moves as it is: queues, requests that
+ * it has begun, doorbells. Then the driver's queues lie in an area (svio_nvme_opts.area), nothing is stopped or sent again, and these
+ * two move what the driver knows. Both while the device is stopped (STOP_COPY; after its load), with no thread polling.
+ * qps: all queue pairs, in an order that means something to the caller; without interrupts (-EOPNOTSUPP). Requests need the same as in
+ * svio_nvme_qp_save(). A controller that is being reset cannot move like this: -EAGAIN.
+ */
+int svio_nvme_state_save(struct svio_nvme *nvme, struct svio_nvme_qp *const *qps, uint32_t count, const struct svio_nvme_move *move,
+			 struct svio_migrate_buf *out);
+/* opts.area: where it lies now. Nothing read is believed; on failure nothing is left but the device as it is. */
+int svio_nvme_state_load(struct svio_device *dev, struct svio_ioas *ioas, const struct svio_nvme_opts *opts,
+			 const struct svio_nvme_move *move, struct svio_migrate_in *in, struct svio_nvme **nvmep,
+			 struct svio_nvme_qp **qps, uint32_t count);
+
 /* What of requests in flight over a reset, from now on. Before or after queue pairs are created; not while the controller is away. */
 void svio_nvme_set_policy(struct svio_nvme *nvme, enum svio_nvme_policy policy);
 

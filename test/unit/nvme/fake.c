@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "fake.h"
+#include "svio_migrate.h"
 #include "unit.h"
 
 uint64_t fake_now = 1000000000;
@@ -1161,4 +1162,28 @@ struct svio_nvme_qp *fake_qp(struct svio_nvme *nvme, uint32_t depth)
 		abort();
 	}
 	return qp;
+}
+
+/* ---- areas: these tests have none ---------------------------------------------------------------------- */
+
+void *svio_migrate_alloc(struct svio_migrate_area *area, uint64_t len, uint64_t align)
+{
+	(void)area;
+	(void)len;
+	(void)align;
+	return NULL;
+}
+
+void svio_migrate_free(struct svio_migrate_area *area, void *ptr)
+{
+	(void)area;
+	(void)ptr;
+}
+
+bool svio_migrate_allocated(struct svio_migrate_area *area, const void *ptr, uint64_t len)
+{
+	(void)area;
+	(void)ptr;
+	(void)len;
+	return false;
 }
