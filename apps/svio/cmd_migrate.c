@@ -26,6 +26,7 @@ enum {
 	KEY_THROTTLE,
 	KEY_UNCERTAIN,
 	KEY_SVG,
+	KEY_BY,
 };
 
 struct listen_args {
@@ -40,6 +41,7 @@ static const struct argp_option listen_options[] = {
 	{ "control", KEY_CONTROL, "PATH", 0, "Control socket of the process once it runs here", 0 },
 	{ "max-memory", KEY_MAX_BYTES, "SIZE", 0, "Take no more than this (all that is available)", 0 },
 	{ "timeout", KEY_TIMEOUT, "MS", 0, "The source is silent for so long: lost (10000)", 0 },
+	{ "by", KEY_BY, "WAY", 0, "How the controller's side moves, as at the source: 'driver' (default) or 'state'", 0 },
 	{ "once", KEY_ONCE, NULL, 0, "End after a session that failed", 0 },
 	{ 0 },
 };
@@ -69,6 +71,11 @@ static error_t parse_listen(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_TIMEOUT:
 		a->listen.timeout_ms = (uint32_t)nvme_arg_u64(state, "--timeout", arg, 1, 86400000);
+		return 0;
+	case KEY_BY:
+		if (strcmp(arg, "driver") != 0 && strcmp(arg, "state") != 0)
+			argp_error(state, "--by %s: must be driver or state", arg);
+		a->listen.by_state = strcmp(arg, "state") == 0;
 		return 0;
 	case KEY_ONCE:
 		a->listen.once = true;

@@ -74,7 +74,8 @@ int perf_run_open(struct perf_run *r)
 {
 	struct svio_nvme_opts opts = { .size = sizeof(opts),
 				       .policy = r->args.policy,
-				       .max_queues = r->args.config.queues + 1 };
+				       .max_queues = r->args.config.queues + 1,
+				       .area = r->driver_area };
 	int rc = nvme_session_open(&r->session, r->device, &opts);
 
 	if (rc)
@@ -368,7 +369,9 @@ static int run(struct perf_run *r)
 {
 	int rc;
 
-	rc = perf_run_open(r);
+	rc = r->args.migratable ? perf_move_driver_area(r) : 0;
+	if (rc == 0)
+		rc = perf_run_open(r);
 	if (rc)
 		return rc;
 	sched_getaffinity(0, sizeof(r->args.config.cpus), &r->args.config.cpus);

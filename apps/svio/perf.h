@@ -77,14 +77,22 @@ uint64_t perf_area_bytes(const struct perf_config *config, const struct svio_nvm
 int perf_freeze(struct perf *perf);
 /* The threads again. */
 int perf_thaw(struct perf *perf);
-/* The frozen engine and its queue pairs, which are held (svio_nvme_quiesce()). */
-int perf_save(struct perf *perf, struct svio_migrate_buf *out);
+/* How the controller's side moves: the driver sets up another controller, or the controller's own state does. */
+enum perf_way { PERF_BY_DRIVER, PERF_BY_STATE };
+/* The frozen engine and its queue pairs, which are held (svio_nvme_quiesce()), or whose device is stopped. */
+int perf_save(struct perf *perf, enum perf_way way, struct svio_nvme *nvme, struct svio_migrate_buf *out);
 /*
- * The engine out of what was saved, frozen, on queue pairs of this controller; what the area holds belongs to it. Nothing is believed.
- * Then perf_replay(), perf_thaw().
+ * The engine out of what was saved, frozen; what the area holds belongs to it. *nvme: the controller to create queue pairs on, or (by
+ * state) NULL, and it is made, with opts. Nothing is believed. Then perf_replay() (by driver), perf_thaw().
  */
-int perf_load(struct svio_migrate_area *area, struct svio_device *dev, struct svio_nvme *nvme, const struct svio_nvme_ns *ns,
-	      struct svio_migrate_in *in, struct perf **perfp);
+struct perf_place {
+	struct svio_migrate_area *area;
+	struct svio_device *dev;
+	struct svio_ioas *ioas;
+	const struct svio_nvme_opts *opts;
+	const struct svio_nvme_ns *ns;
+};
+int perf_load(const struct perf_place *place, struct svio_migrate_in *in, struct svio_nvme **nvme, struct perf **perfp);
 void perf_replay(struct perf *perf);
 const struct perf_config *perf_get_config(const struct perf *perf);
 /* As perf_destroy(), for one that was loaded and shall not run: what lies in the area is not touched. NULL is fine. */

@@ -11,7 +11,10 @@
 #include "migrate_report.h"
 #include "perf_run.h"
 
-#define AREA "perf"
+#define AREA	    "perf"
+#define DRIVER_AREA "nvme"
+#define DRIVER_BYTES (UINT64_C(8) << 20) /* admin queue, rings */
+#define REQUEST_BYTES UINT64_C(4096)	 /* list memory of a request */
 #define FIRST_LINE_MS 2000
 #define CHECK_POLL_MS 200
 
@@ -19,6 +22,8 @@ struct perf_move {
 	struct perf_run *run;
 	struct svio_migrate *m;
 	struct svio_migrate_part part;
+	struct svio_migrate_device *device; /* by its own state */
+	struct svio_migrate_part room; /* is made for it */
 	struct svio_migrate_report report;
 	char path[CONTROL_PATH], address[256], lease[256];
 	int listen_fd;	/* control */
@@ -37,7 +42,31 @@ static int describe(void *ctx, struct svio_migrate_record *mine, const struct sv
 	struct svio_nvme_needs needs = { .queues = c->queues, .depth = c->qd + 1, .max_transfer = c->bs };
 	int rc = svio_migrate_fact_text(mine, "application", "svio nvme perf", "the other side is another program");
 
+	if (rc == 0)
+		rc = svio_migrate_fact_text(mine, "way", r->args.way == PERF_BY_STATE ? "state" : "driver",
+					    "give both sides the same --by");
 	return rc ? rc : svio_nvme_describe(r->session.nvme, &needs, &r->ns, mine, source);
+}
+
+/*
+ * By the controller's own state: the driver with which the target looked at its controller lets go of it before the controller
+ * becomes another one. A part that is told so, before the device's.
+ */
+static int tell(void *ctx, struct svio_migrate_buf *out)
+{
+	(void)ctx;
+	return svio_migrate_put_u32(out, 0);
+}
+
+static int let_go(void *ctx, uint32_t version, struct svio_migrate_in *in)
+{
+	struct perf_run *r = ((struct perf_move *)ctx)->run;
+
+	(void)version;
+	(void)svio_migrate_get_u32(in);
+	svio_nvme_close(r->session.nvme);
+	r->session.nvme = NULL;
+	return 0;
 }
 
 static int quiesce(void *ctx)
@@ -45,7 +74,7 @@ static int quiesce(void *ctx)
 	struct perf_run *r = ((struct perf_move *)ctx)->run;
 	int rc = perf_freeze(r->perf);
 
-	return rc ? rc : svio_nvme_quiesce(r->session.nvme);
+	return rc || r->args.way == PERF_BY_STATE ? rc : svio_nvme_quiesce(r->session.nvme);
 }
 
 static int save(void *ctx, struct svio_migrate_buf *out)
@@ -67,14 +96,16 @@ static int save(void *ctx, struct svio_migrate_buf *out)
 	svio_migrate_put_u64(out, r->out.stats.failed + s.failed);
 	svio_migrate_put_u64(out, r->out.stats.aborts + s.aborts);
 	svio_migrate_put_u64(out, r->out.stats.timeouts + s.timeouts);
-	return perf_save(r->perf, out);
+	return perf_save(r->perf, a->way, r->session.nvme, out);
 }
 
 static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 {
 	struct perf_move *move = ctx;
 	struct perf_run *r = move->run;
-	struct svio_migrate_area *area = svio_migrate_find_area(move->m, AREA);
+	struct svio_nvme_opts opts = { .size = sizeof(opts), .max_queues = r->args.config.queues + 1 };
+	struct perf_place place = { .area = svio_migrate_find_area(move->m, AREA), .dev = r->session.dev, .ioas = r->session.ioas,
+				    .opts = &opts, .ns = &r->ns };
 	uint32_t policy;
 	int rc;
 
@@ -91,12 +122,16 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 	r->out.stats.failed = svio_migrate_get_u64(in);
 	r->out.stats.aborts = svio_migrate_get_u64(in);
 	r->out.stats.timeouts = svio_migrate_get_u64(in);
-	if (!area || in->bad || policy > SVIO_NVME_FAIL)
+	opts.area = svio_migrate_find_area(move->m, DRIVER_AREA);
+	if (!place.area || !opts.area != (r->args.way != PERF_BY_STATE) || in->bad || policy > SVIO_NVME_FAIL)
 		return svio_fail(EINVAL, "a state of `svio nvme perf` without its area, or not whole");
 	r->args.policy = (enum svio_nvme_policy)policy;
-	svio_nvme_set_policy(r->session.nvme, r->args.policy);
-	rc = perf_load(area, r->session.dev, r->session.nvme, &r->ns, in, &r->perf);
+	opts.policy = r->args.policy;
+	if (r->session.nvme)
+		svio_nvme_set_policy(r->session.nvme, r->args.policy);
+	rc = perf_load(&place, in, &r->session.nvme, &r->perf);
 	if (rc == 0) {
+		r->driver_area = opts.area;
 		r->args.config = *perf_get_config(r->perf);
 		r->out.lba_size = r->ns.lba_size;
 		r->out.nsid = r->ns.nsid;
@@ -109,7 +144,9 @@ static void resume(void *ctx, enum svio_migrate_side side)
 	struct perf_run *r = ((struct perf_move *)ctx)->run;
 	int rc;
 
-	if (side == SVIO_MIGRATE_SOURCE)
+	if (r->args.way == PERF_BY_STATE)
+		; /* its device runs again, and that is all */
+	else if (side == SVIO_MIGRATE_SOURCE)
 		svio_nvme_unquiesce(r->session.nvme);
 	else
 		perf_replay(r->perf);
@@ -143,9 +180,19 @@ static int move_new(struct perf_run *r, struct perf_move **movep)
 	rc = svio_migrate_create(&move->m);
 	if (rc == 0)
 		rc = svio_migrate_add_ioas(move->m, r->session.ioas);
+	if (rc == 0 && r->args.way == PERF_BY_STATE)
+		rc = svio_migrate_device_create(r->session.dev, "nvme device", &move->device);
 	if (rc) {
+		svio_migrate_destroy(move->m);
 		free(move);
 		return rc;
+	}
+	/* The device before its driver: see svio_migrate_device_create(). */
+	if (move->device) {
+		move->room = (struct svio_migrate_part){ .name = "controller", .version = 1, .precopy = tell, .load_precopy = let_go,
+							 .save = tell, .load = let_go, .ctx = move };
+		svio_migrate_add_part(move->m, &move->room);
+		svio_migrate_add_part(move->m, svio_migrate_device_part(move->device));
 	}
 	svio_migrate_add_part(move->m, &move->part);
 	/* A peer that has gone is an error of write(), not the end of this process. */
@@ -165,6 +212,7 @@ void perf_move_end(struct perf_move *move)
 	if (move->session_fd >= 0)
 		close(move->session_fd);
 	svio_migrate_destroy(move->m);
+	svio_migrate_device_destroy(move->device);
 	free(move);
 }
 
@@ -186,6 +234,17 @@ static int open_control(struct perf_move *move, const char *path)
 	return rc;
 }
 
+int perf_move_driver_area(struct perf_run *r)
+{
+	const struct perf_config *c = &r->args.config;
+	struct svio_migrate_area_opts opts = { .size = sizeof(opts), .name = DRIVER_AREA, .base = SVIO_MIGRATE_ADDRESS + (UINT64_C(1) << 40) };
+
+	if (r->args.way != PERF_BY_STATE)
+		return 0;
+	opts.bytes = DRIVER_BYTES + 2 * (uint64_t)c->qd * c->queues * REQUEST_BYTES;
+	return svio_migrate_area_create(&opts, &r->driver_area);
+}
+
 int perf_move_start(struct perf_run *r, struct perf_move **movep)
 {
 	struct svio_migrate_area_opts opts = { .size = sizeof(opts), .name = AREA };
@@ -200,7 +259,9 @@ int perf_move_start(struct perf_run *r, struct perf_move **movep)
 	if (rc)
 		return rc;
 	opts.bytes = perf_area_bytes(&r->args.config, &r->ns);
-	rc = svio_migrate_area_create(&opts, &area);
+	rc = r->driver_area ? svio_migrate_add_area(move->m, r->driver_area) : 0;
+	if (rc == 0)
+		rc = svio_migrate_area_create(&opts, &area);
 	if (rc == 0)
 		rc = svio_migrate_add_area(move->m, area);
 	if (rc == 0)
@@ -425,7 +486,8 @@ static bool receive_one(struct perf_move *move, const struct perf_listen *args, 
 			continue;
 		}
 		*exit_code = cli_fail(rc);
-		if (listen_fd < 0 || args->once || cli_interrupted())
+		/* One that was made room for is not there to be described again. */
+		if (listen_fd < 0 || !move->run->session.nvme || args->once || cli_interrupted())
 			return false;
 	}
 }
@@ -443,6 +505,7 @@ int perf_move_listen(const struct perf_listen *args)
 	r->args.replug_timeout = 60;
 	r->args.config.queues = 63; /* so many are asked for: more than a run will have */
 	r->args.force = true;	    /* whether to write was decided at the source */
+	r->args.way = args->by_state ? PERF_BY_STATE : PERF_BY_DRIVER;
 	snprintf(r->device, sizeof(r->device), "%s", args->device);
 	rc = nvme_mem_start(UINT64_C(32) << 20, 0);
 	if (rc) {

@@ -9,6 +9,8 @@
 struct perf_run;
 struct perf_move;
 
+/* Before the controller is opened: where its driver's queues lie, when it moves by its own state. */
+int perf_move_driver_area(struct perf_run *r);
 /* Before perf_create(): an area for it (config.area), and a control socket. */
 int perf_move_start(struct perf_run *r, struct perf_move **movep);
 /* Commands that came: carried out here, threads of the engine working on. */
@@ -23,7 +25,7 @@ struct perf_listen {
 	const char *device, *address, *lease, *control;
 	uint64_t max_bytes;
 	uint32_t timeout_ms;
-	bool json, once;
+	bool json, once, by_state;
 };
 /* `svio migrate listen`: wait for a run, and be it. Exit code. */
 int perf_move_listen(const struct perf_listen *args);

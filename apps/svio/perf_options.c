@@ -33,6 +33,14 @@ bool perf_writes(enum perf_rw rw)
 	return rw != PERF_READ && rw != PERF_RANDREAD;
 }
 
+int perf_parse_way(const char *text, enum perf_way *way)
+{
+	if (strcmp(text, "driver") != 0 && strcmp(text, "state") != 0)
+		return -EINVAL;
+	*way = strcmp(text, "state") == 0 ? PERF_BY_STATE : PERF_BY_DRIVER;
+	return 0;
+}
+
 int perf_parse_rw(const char *text, enum perf_rw *rw)
 {
 	for (int i = 0; i < PERF_RW_KINDS; i++)
@@ -122,6 +130,7 @@ enum long_key {
 	KEY_REPLUG_TIMEOUT,
 	KEY_BIND,
 	KEY_MIGRATABLE,
+	KEY_BY,
 };
 
 static const struct argp_option options[] = {
@@ -165,6 +174,9 @@ static const struct argp_option options[] = {
 	{ "bind", KEY_BIND, NULL, 0, "Bind the device that appears to vfio-pci", 4 },
 	{ "migratable", KEY_MIGRATABLE, "PATH", OPTION_ARG_OPTIONAL,
 	  "Be ready to move to another process and controller while at work: svio migrate. Control socket at PATH", 4 },
+	{ "by", KEY_BY, "WAY", 0,
+	  "How it moves: 'driver' sets up another controller and sends again what is in flight (default); 'state' moves the "
+	  "controller's own state, which simulated ones have", 4 },
 	{ NULL, 0, NULL, 0, "Fault injection, for tests:", 5 },
 	{ "disturb", KEY_DISTURB, "KIND:N", 0,
 	  "N times over the run: 'decode' switches memory decoding off and on, 'reset' resets the "
@@ -185,6 +197,8 @@ static void check(const struct argp_state *state, const struct perf_args *args)
 		argp_error(state, "--bs %u: no multiple of 512", c->bs);
 	if (c->offset % 4)
 		argp_error(state, "--offset %u: no multiple of 4", c->offset);
+	if (args->way == PERF_BY_STATE && c->interrupts)
+		argp_error(state, "--by state does not move interrupts: leave --interrupt away");
 	if (args->migratable && args->disturbs)
 		argp_error(state, "--migratable and --disturb: one at a time");
 	if (args->bind && !args->wait_replug)
@@ -291,6 +305,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_BIND:
 		args->bind = true;
+		return 0;
+	case KEY_BY:
+		if (perf_parse_way(arg, &args->way))
+			argp_error(state, "--by %s: must be driver or state", arg);
 		return 0;
 	case KEY_MIGRATABLE:
 		args->migratable = true;

@@ -27,6 +27,7 @@ struct perf_args {
 	uint32_t replug_timeout; /* seconds */
 	bool migratable;
 	const char *control; /* its socket; NULL: named after the process */
+	enum perf_way way;   /* how it moves */
 };
 
 /* As cli_parse(): does not return on --help or wrong usage. */
@@ -35,6 +36,9 @@ void perf_parse(int argc, char **argv, struct perf_args *args);
 /* "randread" … ; NULL beyond. */
 const char *perf_rw_name(enum perf_rw rw);
 bool perf_writes(enum perf_rw rw);
+
+/* "driver", "state". 0 or -EINVAL. */
+int perf_parse_way(const char *text, enum perf_way *way);
 
 /* The parts, for tests. 0 or -EINVAL. */
 int perf_parse_rw(const char *text, enum perf_rw *rw);

@@ -16,6 +16,7 @@ struct perf_run {
 	struct svio_nvme_info info;
 	struct perf *perf;
 	struct perf_disturber *disturber;
+	struct svio_migrate_area *driver_area; /* the driver's queues lie here; NULL: anywhere. perf_move's */
 	struct perf_move *move; /* NULL: it cannot move */
 	char device[PERF_REPLUG_NAME];
 	uint64_t ran_ns;  /* of --time, used up */

@@ -41,30 +41,30 @@ int perf_thaw(struct perf *perf)
 
 /* ---- what a request is called -------------------------------------------------------------------------- */
 
-/* Number and tag: the tag is the callback context's low bits, and finds out completions that come twice. */
+/* Queue, number and tag: the tag is the callback context's low bits, and finds out completions that come twice. */
 static int cookie_save(void *app, svio_nvme_cb cb, void *ctx, uint64_t *cookie)
 {
-	const struct perf_queue *q = app;
+	const struct perf *perf = app;
 	uint8_t tag = (uintptr_t)ctx & PERF_TAG_MASK;
 	const struct perf_req *req = (void *)((char *)ctx - tag);
 
 	(void)cb; /* there is one */
-	*cookie = (uint64_t)(req - q->reqs) << 8 | tag;
+	*cookie = (uint64_t)(req->queue - perf->queues) << 40 | (uint64_t)(req - req->queue->reqs) << 8 | tag;
 	return 0;
 }
 
 static bool moves(void *app, const void *ptr, uint64_t len)
 {
-	const struct perf_queue *q = app;
+	const struct perf *perf = app;
 
-	return svio_migrate_allocated(q->perf->config.area, ptr, len);
+	return svio_migrate_allocated(perf->config.area, ptr, len);
 }
 
 static int cookie_load(void *app, uint64_t cookie, svio_nvme_cb *cb, void **ctx)
 {
-	const struct perf_queue *q = app;
-	uint64_t i = cookie >> 8;
-	struct perf_req *req = i < q->perf->config.qd ? &q->reqs[i] : NULL;
+	const struct perf *perf = app;
+	uint64_t queue = cookie >> 40, i = (cookie >> 8) & UINT32_MAX;
+	struct perf_req *req = queue < perf->config.queues && i < perf->config.qd ? &perf->queues[queue].reqs[i] : NULL;
 
 	if (!req || !req->in_flight || req->tag != (cookie & 0xff))
 		return svio_fail(EINVAL, "the ledger names request %" PRIu64 ", which is not in flight", i);
@@ -73,9 +73,9 @@ static int cookie_load(void *app, uint64_t cookie, svio_nvme_cb *cb, void **ctx)
 	return 0;
 }
 
-static struct svio_nvme_move move_of(struct perf_queue *q)
+static struct svio_nvme_move move_of(struct perf *perf)
 {
-	return (struct svio_nvme_move){ .save = cookie_save, .moves = moves, .load = cookie_load, .app = q };
+	return (struct svio_nvme_move){ .save = cookie_save, .moves = moves, .load = cookie_load, .app = perf };
 }
 
 /* ---- out ---------------------------------------------------------------------------------------------------- */
@@ -153,24 +153,35 @@ static void put_queue(struct svio_migrate_buf *out, const struct perf_queue *q, 
 						  (uint64_t)((double)(now - q->reqs[i].start) * 1e9 / (double)hz) : 0);
 }
 
-int perf_save(struct perf *perf, struct svio_migrate_buf *out)
+static int save_queues(struct perf *perf, const struct svio_nvme_move *move, struct svio_migrate_buf *out)
 {
-	uint64_t now = svio_cycles(), hz = svio_cycles_hz();
 	int rc = 0;
 
-	put_config(out, perf);
-	for (uint32_t i = 0; i < perf->config.queues; i++)
-		put_queue(out, &perf->queues[i], now, hz);
 	for (uint32_t i = 0; i < perf->config.queues && rc == 0; i++) {
-		struct svio_nvme_move move = move_of(&perf->queues[i]);
 		uint32_t count = 0;
 
-		rc = svio_nvme_qp_save(perf->queues[i].qp, &move, out, &count);
+		rc = svio_nvme_qp_save(perf->queues[i].qp, move, out, &count);
 		if (rc == 0 && count != perf->queues[i].inflight)
 			rc = svio_fail(EIO, "queue %" PRIu32 ": %" PRIu32 " requests in flight, and %" PRIu32 " in the driver's ledger", i + 1,
 				       perf->queues[i].inflight, count);
 	}
 	return rc;
+}
+
+int perf_save(struct perf *perf, enum perf_way way, struct svio_nvme *nvme, struct svio_migrate_buf *out)
+{
+	struct svio_nvme_move move = move_of(perf);
+	struct svio_nvme_qp *qps[PERF_MAX_QUEUES];
+	uint64_t now = svio_cycles(), hz = svio_cycles_hz();
+
+	put_config(out, perf);
+	for (uint32_t i = 0; i < perf->config.queues; i++) {
+		put_queue(out, &perf->queues[i], now, hz);
+		qps[i] = perf->queues[i].qp;
+	}
+	if (way == PERF_BY_DRIVER)
+		return save_queues(perf, &move, out);
+	return svio_nvme_state_save(nvme, qps, perf->config.queues, &move, out);
 }
 
 /* ---- in -------------------------------------------------------------------------------------------------------- */
@@ -366,47 +377,81 @@ void perf_forget(struct perf *perf)
 	perf_destroy(perf);
 }
 
-int perf_load(struct svio_migrate_area *area, struct svio_device *dev, struct svio_nvme *nvme, const struct svio_nvme_ns *ns,
-	      struct svio_migrate_in *in, struct perf **perfp)
+/* Queue pairs on a controller that is there, and in them what was in flight. */
+static int load_queues(struct perf *perf, const struct perf_place *place, struct svio_nvme *nvme, struct svio_migrate_in *in)
 {
-	struct perf_config c = { .area = area };
-	uint64_t slots = 0, asked = 0, media = 0;
+	struct svio_nvme_move move = move_of(perf);
+	int rc = perf_attach(perf, place->dev, nvme, place->ns, true);
+
+	for (uint32_t i = 0; i < perf->config.queues && rc == 0; i++)
+		rc = svio_nvme_qp_load(perf->queues[i].qp, &move, in);
+	return rc;
+}
+
+/* A controller that came with its queue pairs. */
+static int load_controller(struct perf *perf, const struct perf_place *place, struct svio_nvme **nvme, struct svio_migrate_in *in)
+{
+	struct svio_nvme_move move = move_of(perf);
+	struct svio_nvme_qp *qps[PERF_MAX_QUEUES];
+	int rc = svio_nvme_state_load(place->dev, place->ioas, place->opts, &move, in, nvme, qps, perf->config.queues);
+
+	if (rc)
+		return rc;
+	perf->ns = *place->ns;
+	perf->dev = place->dev;
+	perf->attached = true;
+	for (uint32_t i = 0; i < perf->config.queues; i++) {
+		perf->queues[i].qp = qps[i];
+		perf->queues[i].ns = *place->ns;
+	}
+	return 0;
+}
+
+static int load_engine(struct perf *perf, struct svio_migrate_in *in)
+{
+	const struct perf_config *c = &perf->config;
 	void *book, *written;
+	int rc;
+
+	rc = get_block(in, c->area, perf->slots * sizeof(*perf->book), SVIO_CACHELINE, &book);
+	if (rc == 0)
+		rc = get_block(in, c->area, perf->slots * sizeof(*perf->written), SVIO_CACHELINE, &written);
+	if (rc == 0 && (!book != !c->verify || !written != !(c->verify && c->rw == PERF_RANDRW)))
+		rc = svio_fail(EINVAL, "a state without its book");
+	if (rc)
+		return rc;
+	perf->book = book;
+	perf->written = written;
+	for (uint32_t i = 0; i < c->queues && rc == 0; i++)
+		rc = get_queue(&perf->queues[i], in);
+	return rc;
+}
+
+int perf_load(const struct perf_place *place, struct svio_migrate_in *in, struct svio_nvme **nvme, struct perf **perfp)
+{
+	struct perf_config c = { .area = place->area };
+	uint64_t slots = 0, asked = 0, media = 0;
 	struct perf *perf;
 	int rc;
 
 	rc = get_config(in, &c, &slots, &media);
 	if (rc == 0)
-		rc = perf_check_config(&c, ns, &asked);
+		rc = perf_check_config(&c, place->ns, &asked);
 	if (rc == 0 && slots != (c.verify ? SVIO_MIN(asked, PERF_MAX_SLOTS) : asked))
 		rc = svio_fail(EINVAL, "a state of another range");
 	if (rc)
 		return rc;
 	sched_getaffinity(0, sizeof(c.cpus), &c.cpus);
-	rc = perf_new(&c, ns, asked, &perf);
+	rc = perf_new(&c, place->ns, asked, &perf);
 	if (rc)
 		return rc;
 	perf->media = media;
-	rc = get_block(in, area, perf->slots * sizeof(*perf->book), SVIO_CACHELINE, &book);
+	rc = load_engine(perf, in);
 	if (rc == 0)
-		rc = get_block(in, area, perf->slots * sizeof(*perf->written), SVIO_CACHELINE, &written);
-	if (rc == 0 && (!book != !c.verify || !written != !(c.verify && c.rw == PERF_RANDRW)))
-		rc = svio_fail(EINVAL, "a state without its book");
-	if (rc == 0) {
-		perf->book = book;
-		perf->written = written;
-	}
+		rc = *nvme ? load_queues(perf, place, *nvme, in) : load_controller(perf, place, nvme, in);
 	for (uint32_t i = 0; i < c.queues && rc == 0; i++)
-		rc = get_queue(&perf->queues[i], in);
-	if (rc == 0)
-		rc = perf_attach(perf, dev, nvme, ns, true);
-	for (uint32_t i = 0; i < c.queues && rc == 0; i++) {
-		struct svio_nvme_move move = move_of(&perf->queues[i]);
-
-		rc = svio_nvme_qp_load(perf->queues[i].qp, &move, in);
-		if (rc == 0 && svio_nvme_inflight(perf->queues[i].qp) != perf->queues[i].inflight)
+		if (svio_nvme_inflight(perf->queues[i].qp) != perf->queues[i].inflight)
 			rc = svio_fail(EINVAL, "queue %" PRIu32 ": the ledger does not have what is in flight", i + 1);
-	}
 	if (rc) {
 		char why[SVIO_ERROR_MAX];
 

@@ -113,20 +113,31 @@ one_move()
 		grep -q '<polyline' "$dir/one.svg"
 }
 
+# many_moves WAY TIMES EXPRESSION...
 many_moves()
 {
-	local i from=hop0 here=a there=b
-	source hop0 a --rw randrw --qd 32 --time 3600 || return 1
+	local i way=$1 times=$2 from=$1_hop0 here=a there=b
+	shift 2
+	source "$from" a --rw randrw --qd 32 --queues 2 --time 3600 --by $way || return 1
 	local before=$source
-	for ((i = 1; i <= moves; i++)); do
-		target "hop$i" $there || return 1
-		send "$from" "unix:$dir/hop$i.mig" || { cat "$dir/send.err"; cat "$dir/$from.err"; return 1; }
+	for ((i = 1; i <= times; i++)); do
+		local to=${way}_hop$i
+		target "$to" $there --by $way || return 1
+		send "$from" "unix:$dir/$to.mig" || { cat "$dir/send.err"; cat "$dir/$from.err"; return 1; }
 		good "$from" "$before" || return 1
-		before=$target from=hop$i
+		before=$target from=$to
 		local swap=$here
 		here=$there there=$swap
 	done
-	finish_run "$from" && good "$from" "$before" && judge "$dir/$from.out" "${proved[@]}" "moves == $moves" 'requeued > 0'
+	finish_run "$from" && good "$from" "$before" && judge "$dir/$from.out" "${proved[@]}" "moves == $times" "$@"
+}
+
+two_ways()
+{
+	source way a --rw randrw --qd 8 --time 600 --by state || return 1
+	target way_t b || return 1
+	! send way "unix:$dir/way_t.mig" && judge "$dir/send.json" '"way" in [d["field"] for d in differences]' &&
+		finish_run way && good way "$source" && judge "$dir/way.out" "${proved[@]}" 'moves == 0'
 }
 
 by_tcp_packed()
@@ -220,7 +231,10 @@ sender_dies()
 }
 
 test_of "migrate: a run at depth 32 on two queues moves once; every block verifies" one_move
-test_of "migrate: $moves moves in a row, there and back" many_moves
+test_of "migrate: $moves moves in a row, there and back" many_moves driver "$moves" 'requeued > 0'
+test_of "migrate: $moves moves by the controller's own state: nothing is sent again, no reset" many_moves state "$moves" \
+	'requeued == 0' 'resets == 0'
+test_of "migrate: both sides must move it the same way" two_ways
 test_of "migrate: over TCP, packed, within a bandwidth" by_tcp_packed
 test_of "migrate: over a pair of pipes" by_pipe
 test_of "migrate: by a lease" by_lease
