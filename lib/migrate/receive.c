@@ -306,10 +306,11 @@ static int load_parts(struct mg_move *x)
 
 		if (p->load)
 			rc = p->load(p->ctx, x->state_version[x->loaded], &in);
-		if (rc == 0 && p->load && (in.bad || in.left))
+		if (rc)
+			break; /* nothing of it was left behind */
+		x->loaded++;
+		if (p->load && (in.bad || in.left))
 			rc = svio_fail(EPROTO, "%s: a state of another length", p->name);
-		if (rc == 0 || in.bad || in.left)
-			x->loaded++;
 	}
 	return rc;
 }
