@@ -526,6 +526,8 @@ in_root()
 		[ -z "$tree" ] || mount --bind "$tree" "$root/kernel"
 		mount -t proc proc "$root/proc"
 		mount --rbind /dev "$root/dev"
+		# make names its files there by process numbers, which are the same in each namespace.
+		mount -t tmpfs tmpfs "$root/tmp"
 		exec chroot "$root" "$@"' sh "$root" "$dir" "$kernel_tree" \
 		env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 "$@" || status=$?
 	child_signal=TERM
