@@ -567,7 +567,7 @@ build_own_kernel()
 	find "$tmp/build" -path "$tmp/build/scripts" -prune -o -path "$tmp/build/tools" -prune -o \
 		-type f ! -name '*.h' ! -name 'Makefile*' ! -name 'Kbuild*' ! -name 'Kconfig*' \
 		! -name Module.symvers ! -name .config ! -name auto.conf ! -name '*.release' \
-		! -name '*.lds' -delete
+		! -name '*.lds' -exec rm -f {} +
 }
 
 # make_own_kernel NAME FRAGMENT...
