@@ -56,15 +56,44 @@ static long trace(int request, pid_t tid, long data)
 	return syscall(SYS_ptrace, request, tid, 0, data);
 }
 
-static int seize(struct freeze *f, pid_t tid)
+/* A thread that has ended and is still listed: proc(5), stat, the letter behind the name in parentheses. */
+static bool has_ended(const struct freeze *f, const char *tid)
+{
+	char path[32] = "", buf[256];
+	const char *p = NULL;
+	size_t n = strlen(tid);
+	long fd, got;
+
+	if (n > sizeof(path) - sizeof("/stat"))
+		return false;
+	memcpy(path, tid, n);
+	memcpy(path + n, "/stat", sizeof("/stat"));
+	fd = syscall(SYS_openat, f->tasks, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT || errno == ESRCH;
+	got = syscall(SYS_read, fd, buf, sizeof(buf));
+	if (got < 0 && errno == ESRCH)
+		got = 0;
+	syscall(SYS_close, fd);
+	for (long i = 0; i + 2 < got; i++)
+		if (buf[i] == ')')
+			p = &buf[i];
+	return got == 0 || (p && (p[2] == 'Z' || p[2] == 'X'));
+}
+
+static int seize(struct freeze *f, const char *name, pid_t tid)
 {
 	for (uint32_t i = 0; i < f->num; i++)
 		if (f->threads[i].tid == tid)
 			return 0;
 	if (f->num == MAX_THREADS)
 		return -E2BIG;
-	if (trace(PTRACE_SEIZE, tid, 0))
-		return errno == ESRCH ? 0 : -errno;
+	if (trace(PTRACE_SEIZE, tid, 0)) {
+		int err = errno;
+
+		/* Who is just ending cannot be seized, and writes nothing any more. */
+		return err == ESRCH || (err == EPERM && has_ended(f, name)) ? 0 : -err;
+	}
 	f->threads[f->num] = (struct frozen){ .tid = tid };
 	f->num++;
 	trace(PTRACE_INTERRUPT, tid, 0);
@@ -88,7 +117,7 @@ static int seize_all(struct freeze *f)
 			at += d->reclen;
 			for (const char *p = d->name; *p >= '0' && *p <= '9'; p++)
 				tid = tid * 10 + (*p - '0');
-			rc = tid ? seize(f, tid) : 0;
+			rc = tid ? seize(f, d->name, tid) : 0;
 			if (rc < 0)
 				return rc;
 			fresh += rc;

@@ -105,12 +105,16 @@ static void test_still(void)
 	quit = false;
 	event = eventfd(0, EFD_CLOEXEC);
 	for (uint32_t i = 0; i < THREADS; i++)
-		CU_ASSERT_EQUAL_FATAL(pthread_create(&t[i], NULL, i == 0 ? spawn : count, &counters[i]), 0);
+		CU_ASSERT_EQUAL_FATAL(pthread_create(&t[i], NULL, i < 2 ? spawn : count, &counters[i]), 0);
 	CU_ASSERT_EQUAL_FATAL(pthread_create(&s, NULL, sleeper, &woken), 0);
-	for (int round = 0; round < 50; round++) {
+	for (int round = 0; round < 120; round++) {
 		uint64_t start = counters[THREADS - 1];
 
-		CU_ASSERT_EQUAL(svio__dirty_freeze(watch, &seen), 0);
+		int rc = svio__dirty_freeze(watch, &seen);
+
+		CU_ASSERT_EQUAL(rc, 0);
+		if (rc)
+			printf("(%s) ", svio_last_error());
 		for (uint32_t i = 0; i < THREADS; i++)
 			CU_ASSERT_EQUAL(seen.before[i], seen.after[i]);
 		/* And they go on. */
