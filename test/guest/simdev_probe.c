@@ -1020,6 +1020,8 @@ static void gone(const char *bdf)
 	struct dsa_completion *cr = (struct dsa_completion *)(mem + 2 * PAGE);
 	struct dsa_desc d = desc(DSA_OP_MEMMOVE, 0, iova + 2 * PAGE, iova, iova + PAGE, PAGE);
 
+	long abandoned;
+
 	open_device(bdf);
 	dma_map(mem, iova, 3 * PAGE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
 	check(enable_device() && enable_wq(0, 0) == DSA_CMD_OK &&
@@ -1028,11 +1030,12 @@ static void gone(const char *bdf)
 	memset(cr, 0, sizeof(*cr));
 	inject("stall", 1);
 	submit_taken(&wq[0], &d);
+	abandoned = stat_of("abandoned");
 	inject("unplug", 2);
-	for (uint64_t end = now_ms() + 10000; !stat_of("abandoned") && now_ms() < end;)
+	for (uint64_t end = now_ms() + 10000; stat_of("abandoned") == abandoned && now_ms() < end;)
 		usleep(1000);
 	inject("stall", 0);
-	check(stat_of("abandoned") == 1 && !status_of(cr),
+	check(stat_of("abandoned") == abandoned + 1 && !status_of(cr),
 	      "it vanishes with a descriptor under way, which is gone");
 	check(rd32(DSA_REG_VERSION) == ~0u, "its registers read all ones");
 }
