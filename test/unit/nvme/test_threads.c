@@ -17,6 +17,7 @@ static struct svio_device *dev;
 static struct svio_nvme *nvme;
 static struct svio_nvme_ns ns;
 static atomic_bool stop;
+static atomic_bool troubled; /* every kind of trouble has been there once */
 static atomic_uint working;
 
 struct worker {
@@ -34,13 +35,19 @@ static void cb(void *ctx, int status)
 	w->errors += status != 0;
 }
 
+/* However fast the machine is, there is work while there is trouble. */
+static bool more(const struct worker *w)
+{
+	return w->submitted < ROUNDS || !atomic_load(&troubled);
+}
+
 static void *work(void *arg)
 {
 	struct worker *w = arg;
 
 	w->qp = fake_qp(nvme, 32);
-	while (w->completed < ROUNDS) {
-		while (w->submitted < ROUNDS &&
+	while (more(w) || w->completed < w->submitted) {
+		while (more(w) &&
 		       svio_nvme_read(w->qp, &ns, w->buf, w->submitted % FAKE_BLOCKS, 1, 0, cb, w) == 0)
 			w->submitted++;
 		if (svio_nvme_poll(w->qp, 0) == 0) {
@@ -82,6 +89,8 @@ static void *trouble(void *arg)
 			svio_nvme_get_stats(nvme, &stats);
 			break;
 		}
+		if (n == 4)
+			atomic_store(&troubled, true);
 		nanosleep(&pause, NULL);
 	}
 	return NULL;
@@ -111,8 +120,8 @@ static void test_threads(void)
 	svio_nvme_get_stats(nvme, &stats);
 	CU_ASSERT_TRUE(stats.resets > 0);
 	for (int i = 0; i < THREADS; i++) {
-		CU_ASSERT_EQUAL(w[i].submitted, ROUNDS);
-		CU_ASSERT_EQUAL(w[i].completed, ROUNDS);
+		CU_ASSERT_TRUE(w[i].submitted >= ROUNDS);
+		CU_ASSERT_EQUAL(w[i].completed, w[i].submitted);
 		CU_ASSERT_EQUAL(w[i].errors, 0);
 	}
 	fake_decode(dev, true);
