@@ -42,6 +42,7 @@ MODULE_PARM_DESC(disable_idle_d3, "Leave unused devices in D0 (default: no)");
 struct svio_vfio_device {
 	struct vfio_pci_core_device core;
 	struct svio_sva *sva;
+	u8 af_cap; /* Advanced Features; looked up while the function is awake */
 };
 
 static struct svio_vfio_device *to_svio(struct vfio_device *vdev)
@@ -94,6 +95,7 @@ static int svio_open_device(struct vfio_device *vdev)
 	if (ret)
 		return ret;
 
+	svio->af_cap = pci_find_capability(svio->core.pdev, PCI_CAP_ID_AF);
 	vfio_pci_core_finish_enable(&svio->core);
 	svio_sva_open(svio->sva);
 	return 0;
@@ -170,9 +172,10 @@ static int svio_sets(const char __user *buf, size_t count, u64 offset, unsigned 
 	return (value & bits) != 0;
 }
 
-static int svio_write_kind(struct pci_dev *pdev, const char __user *buf, size_t count, u64 offset)
+static int svio_write_kind(struct svio_vfio_device *svio, const char __user *buf, size_t count,
+			   u64 offset)
 {
-	int af = pci_find_capability(pdev, PCI_CAP_ID_AF);
+	struct pci_dev *pdev = svio->core.pdev;
 	int ret = 0;
 
 	if (pdev->pm_cap)
@@ -183,8 +186,8 @@ static int svio_write_kind(struct pci_dev *pdev, const char __user *buf, size_t 
 	if (pci_is_pcie(pdev))
 		ret = svio_sets(buf, count, offset, pci_pcie_cap(pdev) + PCI_EXP_DEVCTL + 1,
 				PCI_EXP_DEVCTL_BCR_FLR >> 8);
-	if (!ret && af)
-		ret = svio_sets(buf, count, offset, af + PCI_AF_CTRL, PCI_AF_CTRL_FLR);
+	if (!ret && svio->af_cap)
+		ret = svio_sets(buf, count, offset, svio->af_cap + PCI_AF_CTRL, PCI_AF_CTRL_FLR);
 	if (ret)
 		return ret < 0 ? ret : SVIO_WRITE_RESET;
 	return SVIO_WRITE_PLAIN;
@@ -198,16 +201,16 @@ static ssize_t svio_write(struct vfio_device *vdev, const char __user *buf, size
 	ssize_t ret;
 	int kind;
 
-	if (VFIO_PCI_OFFSET_TO_INDEX(*ppos) != VFIO_PCI_CONFIG_REGION_INDEX ||
-	    !svio_sva_in_use(svio->sva))
+	if (VFIO_PCI_OFFSET_TO_INDEX(*ppos) != VFIO_PCI_CONFIG_REGION_INDEX)
 		return vfio_pci_core_write(vdev, buf, count, ppos);
 
-	kind = svio_write_kind(svio->core.pdev, buf, count, *ppos & VFIO_PCI_OFFSET_MASK);
+	kind = svio_write_kind(svio, buf, count, *ppos & VFIO_PCI_OFFSET_MASK);
 	if (kind < 0)
 		return kind;
-	if (kind == SVIO_WRITE_SLEEP)
+	if (kind == SVIO_WRITE_SLEEP && svio_sva_in_use(svio->sva))
 		return -EBUSY;
-	if (kind == SVIO_WRITE_PLAIN)
+	/* A reset also where nothing is bound: another thread may be about to. */
+	if (kind != SVIO_WRITE_RESET)
 		return vfio_pci_core_write(vdev, buf, count, ppos);
 
 	ret = svio_sva_block(svio->sva, &master);
