@@ -230,17 +230,20 @@ static bool module_flag(const char *module, const char *parameter)
 	       !svio__read_text(path, text, sizeof(text)) && (text[0] == 'Y' || text[0] == '1');
 }
 
-/* What vfio-pci will refuse, said before it does. */
+/* What vfio-pci, and ours on top of its core, will refuse, said before it does. */
 static int check_vfio(const struct svio_pci_info *info, const char *driver)
 {
+	bool ours = strcmp(driver, "svio-vfio-pci") == 0;
+	const char *module = ours ? "svio_vfio_pci" : "vfio_pci";
+
 	if (info->is_bridge)
 		return svio_fail(EINVAL, "%s is a bridge; %s does not take bridges", info->name, driver);
-	if (info->quirks & SVIO_PCI_QUIRK_VFIO_DENYLIST && strcmp(driver, "vfio-pci") == 0 &&
-	    !module_flag("vfio_pci", "disable_denylist"))
+	if (info->quirks & SVIO_PCI_QUIRK_VFIO_DENYLIST && (ours || strcmp(driver, "vfio-pci") == 0) &&
+	    !module_flag(module, "disable_denylist"))
 		return svio_fail(EPERM, "%s (%04x:%04x) is on vfio-pci's denylist: a user of it can take the "
-				 "system down; if that is acceptable, run: modprobe -r vfio-pci && "
-				 "modprobe vfio-pci disable_denylist=1", info->name, info->vendor,
-				 info->device);
+				 "system down; if that is acceptable, run: modprobe -r %s && "
+				 "modprobe %s disable_denylist=1", info->name, info->vendor,
+				 info->device, driver, driver);
 	if (info->iommu_group < 0 && !module_flag("vfio", "enable_unsafe_noiommu_mode"))
 		return svio_fail(EOPNOTSUPP, "%s has no IOMMU group: the IOMMU is off; put intel_iommu=on (Intel) or "
 				 "iommu=on on the kernel command line and enable VT-d/AMD-Vi in the firmware; "

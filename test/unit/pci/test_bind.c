@@ -300,9 +300,15 @@ static void test_denylist(void)
 	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "disable_denylist=1"));
 	CU_ASSERT_EQUAL(fake_kernel.writes, 0);
 	CU_ASSERT_STRING_EQUAL(fake_bound(ADDR), "idxd");
-	/* The list is vfio-pci's own: a variant driver may know better. */
-	fake_driver("svio_vfio_pci");
-	CU_ASSERT_EQUAL(svio_pci_bind(&addr, "svio_vfio_pci", 0), 0);
+	/* Ours respects the list, with a parameter of its own; another variant driver may know better. */
+	fake_driver("svio-vfio-pci");
+	CU_ASSERT_EQUAL(svio_pci_bind(&addr, "svio-vfio-pci", 0), -EPERM);
+	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "modprobe svio-vfio-pci disable_denylist=1"));
+	CU_ASSERT_STRING_EQUAL(fake_bound(ADDR), "idxd");
+	fake_driver("idxd_vfio_pci");
+	CU_ASSERT_EQUAL(svio_pci_bind(&addr, "idxd_vfio_pci", 0), 0);
+	fake_file("Y\n", "/sys/module/svio_vfio_pci/parameters/disable_denylist");
+	CU_ASSERT_EQUAL(svio_pci_bind(&addr, "svio-vfio-pci", 0), 0);
 	fake_file("Y\n", "/sys/module/vfio_pci/parameters/disable_denylist");
 	CU_ASSERT_EQUAL(svio_pci_bind(&addr, "vfio-pci", 0), 0);
 	fake_end();
