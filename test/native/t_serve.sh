@@ -18,7 +18,7 @@ check "no socket" usage "--socket PATH" nvme
 check "a socket for two devices" usage "given twice" nvme --socket "$dir/s" edu --socket "$dir/s"
 check "two sockets for a device" usage "one already" nvme --socket "$dir/s" --socket "$dir/t"
 check "a comma in a value" usage "a comma" nvme --socket "$dir/s" --file a,b
-check "an unknown model names those that exist" failure "there are: edu nvme" nmve --socket "$dir/s"
+check "an unknown model names those that exist" failure "there are: dsa edu nvme" nmve --socket "$dir/s"
 check "an option that the model has not" failure "edu has no option" edu --socket "$dir/s" --queues 4
 check "a file that is not there" failure "truncate -s 1G" nvme --socket "$dir/s" --file "$dir/none"
 check "rules that are none" failure "expected RULE" nvme --socket "$dir/s" --inject nonsense
