@@ -154,7 +154,8 @@ static int start_log(const struct vfio_device_feature_dma_logging_control *c)
 	if (c->num_ranges == 0 && (dev.transport != SVIO_TRANSPORT_USER || dev.refuse_all))
 		return svio_fail(EINVAL, "simulated: no range");
 	CU_ASSERT_TRUE_FATAL(c->num_ranges <= SVIO_ARRAY_SIZE(dev.ranges));
-	memcpy(dev.ranges, (const void *)(uintptr_t)c->ranges, c->num_ranges * sizeof(dev.ranges[0]));
+	if (c->num_ranges)
+		memcpy(dev.ranges, (const void *)(uintptr_t)c->ranges, c->num_ranges * sizeof(dev.ranges[0]));
 	dev.num_ranges = c->num_ranges;
 	dev.started = true;
 	dev.starts++;
