@@ -13,6 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
 build=${SVIO_BUILD:-$top/build}
 kernel=${1:-stock}
+[ "$kernel" != bookworm ] || kernel=backports # the module is for Linux 6.12, and from 6.19 on
 dir=$(mktemp -d "${TMPDIR:-/tmp}/t-simdev.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM

@@ -478,8 +478,7 @@ static unsigned int one_case(enum resolve how, struct fault f, const char *name,
 	s_fd = accept(listen_fd, NULL, NULL);
 	between(s_fd, t_fd, &f, &source, &target);
 	close(listen_fd);
-	if (f.action != KILL_SOURCE)
-		wait_source(&source);
+	wait_source(&source); /* also one that was to be killed at a frame that did not come this time */
 	if (f.action == KILL_SOURCE || (f.action != KILL_TARGET && atomic_load(&sh->source_rc) == 0))
 		wait_target(&target);
 	judge(how, name, f.frame, f.action == KILL_SOURCE && f.frame <= atomic_load(&sh->frames),
