@@ -193,7 +193,7 @@ static size_t find(const struct svio_migrate_area *area, uint64_t off)
 
 void svio_migrate_free(struct svio_migrate_area *area, void *ptr)
 {
-	uint64_t off = (uint64_t)((uint8_t *)ptr - area->base);
+	uint64_t off = (uint64_t)(uintptr_t)ptr - (uint64_t)(uintptr_t)area->base;
 	size_t at;
 
 	if (!ptr)

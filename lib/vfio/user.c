@@ -529,12 +529,12 @@ static int user_mig_read(struct svio_device *dev, void *buf, size_t len, size_t 
 	if (!err) {
 		memcpy(&h, req.reply, sizeof(h));
 		/* Some servers always send as much as was asked for: size is what counts. */
-		if (h.size > ask || h.size > req.reply_len - sizeof(h))
+		if (h.size > ask || h.size > req.reply_len - sizeof(h)) {
 			err = -EPROTO;
-	}
-	if (!err) {
-		memcpy(buf, (uint8_t *)req.reply + sizeof(h), h.size);
-		*got = h.size;
+		} else {
+			memcpy(buf, (uint8_t *)req.reply + sizeof(h), h.size);
+			*got = h.size;
+		}
 	}
 	free(req.reply);
 	return err ? svio_fail(-err, "%s: reading migration state: %s", dev->name, strerror(-err)) : 0;
