@@ -95,7 +95,7 @@ check "two clients at once" both
 
 json()
 {
-	timeout -k 1 "$limit" "$svio" serve edu --socket "$dir/s" --json >"$dir/j.out" 2>"$dir/j.err" &
+	timeout -k 30 "$limit" "$svio" serve edu --socket "$dir/s" --json >"$dir/j.out" 2>"$dir/j.err" &
 	started+=($!)
 	wait_for "grep -q '^serving edu at ' $dir/j.err" && run 0 info "user:$dir/s" && kill %% && wait %% || return 1
 	python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); assert len(d) == 1 and d[0]["model"] == "edu" and d[0]["connects"] == 1, d' "$dir/j.out"
