@@ -28,5 +28,7 @@ int main(int argc, char **argv)
 	svio_dsa_close(dsa);
 	svio_sva_unbind(bond);
 	svio_device_close(dev);
+	free(from);
+	free(to);
 	return 0;
 }
