@@ -12,10 +12,7 @@
 #endif
 #include "nvme_priv.h"
 
-/*
- * ---- doorbells
- * -------------------------------------------------------------------------------------
- */
+/* ---- doorbells ------------------------------------------------------------------------------- */
 
 /*
  * Doorbell Buffer Config (1.4 §5.7): the controller reads the shadow by itself while it is busy and
@@ -79,10 +76,7 @@ static inline __attribute__((always_inline)) void ring_cq(struct svio_nvme_qp *q
 	qp->cq_rung = head;
 }
 
-/*
- * ---- submission
- * --------------------------------------------------------------------------------------
- */
+/* ---- submission ------------------------------------------------------------------------------ */
 
 /* What is not the rule at the end of a submission; nothing has been told to the controller yet. */
 static __attribute__((noinline)) int committed(struct svio_nvme_qp *qp, uint32_t flags)
@@ -328,10 +322,7 @@ static inline __attribute__((always_inline)) bool is_simple(struct svio_nvme_qp 
 DEFINE_RW(svio_nvme_read, void *, read_any, NVME_IO_READ, NVME_REQ_READ)
 DEFINE_RW(svio_nvme_write, const void *, write_any, NVME_IO_WRITE, NVME_REQ_WRITE)
 
-/*
- * ---- scattered buffers
- * -------------------------------------------------------------------------------
- */
+/* ---- scattered buffers ----------------------------------------------------------------------- */
 
 static int iov_prp(struct svio_nvme_qp *qp, uint32_t cid, const struct svio_nvme_iov *iov,
 		   uint32_t niov, uint64_t *dptr)
@@ -429,10 +420,7 @@ int svio_nvme_writev(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns,
 	return rwv(qp, ns, iov, niov, lba, nlb, flags, cb, ctx, NVME_IO_WRITE, NVME_REQ_WRITEV);
 }
 
-/*
- * ---- commands without data, or with their own
- * -------------------------------------------------------
- */
+/* ---- commands without data, or with their own ------------------------------------------------ */
 
 int svio_nvme_flush(struct svio_nvme_qp *qp, const struct svio_nvme_ns *ns, svio_nvme_cb cb,
 		    void *ctx)
@@ -554,10 +542,7 @@ int nvme_rebuild(struct svio_nvme_qp *qp, uint32_t cid, struct nvme_cmd *sqe)
 	return 0;
 }
 
-/*
- * ---- completion
- * ---------------------------------------------------------------------------------------
- */
+/* ---- completion ------------------------------------------------------------------------------ */
 
 /* Give the id back and tell the user, in this order: the callback may use it again at once. */
 void nvme_complete(struct svio_nvme_qp *qp, uint32_t cid, int status)

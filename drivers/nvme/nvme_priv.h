@@ -39,10 +39,7 @@
 #define NVME_STRIKE_FORGET (10000 * NVME_MS)
 #define NVME_RETRY	   (1 * NVME_MS) /* between looks at a device that is away */
 
-/*
- * ---- admin queue (admin.c)
- * ---------------------------------------------------------------------------
- */
+/* ---- admin queue (admin.c) ------------------------------------------------------------------- */
 
 enum nvme_slot_state { NVME_SLOT_FREE, NVME_SLOT_BUSY, NVME_SLOT_DONE };
 
@@ -73,10 +70,7 @@ struct nvme_admin {
 	struct nvme_slot slots[NVME_ADMIN_SLOTS];
 };
 
-/*
- * ---- controller
- * --------------------------------------------------------------------------------------
- */
+/* ---- controller ------------------------------------------------------------------------------ */
 
 enum nvme_state {
 	NVME_RUNNING,
@@ -163,10 +157,7 @@ enum { /* pages of nvme->dma */
        NVME_PAGES
 };
 
-/*
- * ---- queue pair
- * ----------------------------------------------------------------------------------------
- */
+/* ---- queue pair ------------------------------------------------------------------------------ */
 
 /*
  * The ledger: what a request was, enough to write its submission entry again. op == NVME_REQ_FREE:

@@ -35,10 +35,7 @@ void sim_domain_put(struct sim_domain *dom)
 	kref_put(&dom->ref, domain_release);
 }
 
-/*
- * ---- attaching
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- attaching ------------------------------------------------------------------------------- */
 
 static int attach_rid(struct sim_dev *sd, struct sim_domain *dom)
 {
@@ -148,10 +145,7 @@ static struct sim_domain blocked = {
 	.ref = KREF_INIT(1),
 };
 
-/*
- * ---- paging domains
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- paging domains -------------------------------------------------------------------------- */
 
 static int paging_map(struct iommu_domain *domain, unsigned long iova, phys_addr_t paddr, size_t pgsize, size_t pgcount,
 		      int prot, gfp_t gfp, size_t *mapped)
@@ -275,10 +269,7 @@ static struct iommu_domain *alloc_paging_flags(struct device *dev, u32 flags, co
 }
 #endif
 
-/*
- * ---- the function
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- the function ---------------------------------------------------------------------------- */
 
 /*
  * Before the IOMMU core looks at a new device. What iommu_fwspec_init() does, which a notifier cannot call:

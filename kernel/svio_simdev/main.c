@@ -40,10 +40,7 @@ MODULE_PARM_DESC(ats, "address translation services (default y); without it ther
 
 struct sim_dev *sim_the;
 
-/*
- * ---- plugging
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- plugging -------------------------------------------------------------------------------- */
 
 static void plug_work(struct work_struct *work)
 {
@@ -71,10 +68,7 @@ void sim_plug_request(struct sim_dev *sd, unsigned int what)
 	queue_work(system_unbound_wq, &sd->plug_work);
 }
 
-/*
- * ---- loading
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static int window_init(struct sim_dev *sd)
 {

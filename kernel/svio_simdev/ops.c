@@ -31,10 +31,7 @@ static bool overlap(u64 a, u64 b, u64 len)
 	return a < b ? b - a < len : a - b < len;
 }
 
-/*
- * ---- operations; 0 is success, otherwise enum dsa_status or -ECANCELED. rq->bytes: done so far
- * ----------------------------
- */
+/* ---- operations; 0 is success, otherwise enum dsa_status or -ECANCELED. rq->bytes: done so far ---- */
 
 static int do_move(struct sim_req *rq, u64 src, u64 dst, u64 dst2, bool dual, u32 size, u32 *crc)
 {
@@ -203,10 +200,7 @@ static int do_batch(struct sim_req *rq)
 	return failed ? DSA_ST_BATCH_FAIL : 0;
 }
 
-/*
- * ---- checks -----------------------------------------------------------------------------------------------
- * ----------------------
- */
+/* ---- checks ----------------------------------------------------------------------------------------------- ---- */
 
 /* What an operation uses of a descriptor: all else is reserved. own: bytes of op_specific. */
 #define SRC	1
@@ -368,10 +362,7 @@ int sim_execute(struct sim_req *rq)
 	return rc ? rc : DSA_ST_SUCCESS;
 }
 
-/*
- * ---- completion -------------------------------------------------------------------------------------------
- * -----------------------
- */
+/* ---- completion ------------------------------------------------------------------------------------------- ---- */
 
 static void software_error(struct sim_req *rq, u32 error)
 {

@@ -74,10 +74,7 @@ int sim_pci_set_pri(struct pci_dev *pdev, bool on)
 	return 0;
 }
 
-/*
- * ---- registers
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- registers ------------------------------------------------------------------------------- */
 
 static void set16(struct sim_dev *sd, unsigned int at, u16 value, u16 writable)
 {
@@ -290,10 +287,7 @@ void sim_pci_init(struct sim_dev *sd)
 	cfg_default(sd);
 }
 
-/*
- * ---- the bus
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- the bus --------------------------------------------------------------------------------- */
 
 /* Beyond 16 bits: firmware tables, the IOMMUs' among them, cannot mean it. */
 static int domain_get(void)
@@ -411,10 +405,7 @@ void sim_pci_unplug(struct sim_dev *sd, bool surprise)
 		usleep_range(100, 200);
 }
 
-/*
- * ---- interrupts
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- interrupts ------------------------------------------------------------------------------ */
 
 static bool masked(struct sim_dev *sd, u8 __iomem *regs, unsigned int vector)
 {

@@ -73,10 +73,7 @@ void sim_device_reset(struct sim_dev *sd)
 	memset_io(regs + DSA_REG_SWERR, 0, SIM_MSIXPERM + SIM_VECTORS * DSA_MSIXPERM_STRIDE - DSA_REG_SWERR);
 }
 
-/*
- * ---- write one to clear
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- write one to clear ---------------------------------------------------------------------- */
 
 /*
  * *shown is what the register held; the bits in set come on. What software has stored meanwhile clears. A
@@ -150,10 +147,7 @@ bool sim_swerr_poll(struct sim_dev *sd, u8 __iomem *regs)
 	return true;
 }
 
-/*
- * ---- work queues ------------------------------------------------------------------------------------------
- * ------------------
- */
+/* ---- work queues ------------------------------------------------------------------------------------------ ---- */
 
 /* Publishes state and occupancy of WQ n. */
 void sim_wq_show(struct sim_dev *sd, unsigned int n)
@@ -220,10 +214,7 @@ static bool regs_poll(struct sim_dev *sd, u8 __iomem *regs)
 	return any;
 }
 
-/*
- * ---- the poller -------------------------------------------------------------------------------------------
- * ---------------------
- */
+/* ---- the poller ------------------------------------------------------------------------------------------- ---- */
 
 /* A function level reset, or what an unplugged function leaves. */
 static void reset(struct sim_dev *sd)

@@ -85,10 +85,7 @@ void sim_sva_verify(struct sim_dev *sd, const struct sim_atc_entry *seen)
 	mmput_async(mm);
 }
 
-/*
- * ---- the IOMMU's notifier
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- the IOMMU's notifier -------------------------------------------------------------------- */
 
 /*
  * May be called under page table locks. On return the device has finished what it was doing by the old
@@ -127,10 +124,7 @@ static const struct mmu_notifier_ops tlb_ops = {
 	.free_notifier = tlb_free,
 };
 
-/*
- * ---- the detector's
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- the detector's -------------------------------------------------------------------------- */
 
 static int watch_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
@@ -165,10 +159,7 @@ static const struct mmu_notifier_ops watch_ops = {
 	.free_notifier = watch_free,
 };
 
-/*
- * ---- domains ----------------------------------------------------------------------------------------------
- * ------------------
- */
+/* ---- domains ---------------------------------------------------------------------------------------------- ---- */
 
 static int sva_set_pasid(struct iommu_domain *domain, struct device *dev, ioasid_t pasid
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)

@@ -61,10 +61,7 @@ static void __attribute__((format(printf, 1, 2), noreturn)) die(const char *fmt,
 	exit(1);
 }
 
-/*
- * ---- debugfs
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- debugfs --------------------------------------------------------------------------------- */
 
 static void inject(const char *file, unsigned long value)
 {
@@ -94,10 +91,7 @@ static long stat_of(const char *name)
 	die("counter %s", name);
 }
 
-/*
- * ---- the device through VFIO
- * --------------------------------------------------------------------------------------------
- */
+/* ---- the device through VFIO ----------------------------------------------------------------- */
 
 struct wq {
 	unsigned int n, slot;
@@ -335,10 +329,7 @@ static void *pages(size_t n)
 	return p;
 }
 
-/*
- * ---- every operation; base is the address of mem for the device, with room for 64 KiB
- * ---------------------------------------
- */
+/* ---- every operation; base is the address of mem for the device, with room for 64 KiB -------- */
 
 static bool fits(const char *what, uint8_t got, uint8_t want)
 {
@@ -472,10 +463,7 @@ static void operations(struct wq *q, uint8_t *mem, uint64_t base, struct dsa_com
 	      WQ_SIZE);
 }
 
-/*
- * ---- through type1
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- through type1 --------------------------------------------------------------------------- */
 
 static void dma_map(void *p, uint64_t iova, size_t size, uint32_t flags)
 {
@@ -644,10 +632,7 @@ static void type1(const char *bdf)
 	check(command(0x1f, 0) == DSA_CMD_BAD_COMMAND, "a command that there is not");
 }
 
-/*
- * ---- through svio-vfio-pci
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- through svio-vfio-pci ------------------------------------------------------------------- */
 
 static int feature(uint32_t which, uint32_t how, void *data, size_t size)
 {
@@ -1008,10 +993,7 @@ static void sva(const char *bdf)
 	      "which reaches nothing");
 }
 
-/*
- * ---- unplugged under load
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- unplugged under load -------------------------------------------------------------------- */
 
 static void gone(const char *bdf)
 {

@@ -2,15 +2,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # The DSA driver (test/native/dsa_probe.c) and its commands on kernel/svio_simdev through kernel/svio_vfio_pci: by PASID where the kernel
-# can (stock, 7.3), by registered memory where it cannot (bookworm: its backports kernel, 6.12). The device is simulated, the
-# kernel's IOMMU, VFIO and memory code is not. usage: t_dsa.sh [stock|bookworm]
+# can (stock, 7.3), by registered memory where it cannot (backports, 6.12). The device is simulated, the kernel's IOMMU, VFIO and memory
+# code is not. usage: t_dsa.sh [stock|backports]
 #
 # not for: bookworm (until svio_simdev loads on 6.12)
 set -uo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 build=${SVIO_BUILD:-$top/build}
 kernel=${1:-stock} mode=native least=50
-[ "$kernel" != bookworm ] || kernel=backports
 [ "$kernel" != backports ] || mode=identity least=25
 dir=$(mktemp -d "${TMPDIR:-/tmp}/t-dsa.XXXXXX")
 trap 'rm -rf "$dir"' EXIT

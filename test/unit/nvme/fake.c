@@ -32,10 +32,7 @@ void fake_unlock(void)
 		pthread_mutex_unlock(&lock);
 }
 
-/*
- * ---- time
- * --------------------------------------------------------------------------------------------
- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 uint64_t __wrap_svio_now_ns(void);
 uint64_t __real_svio_now_ns(void);
@@ -59,10 +56,7 @@ int __wrap_nanosleep(const struct timespec *ts, struct timespec *rem)
 	return 0;
 }
 
-/*
- * ---- memory and address space
- * ------------------------------------------------------------------------
- */
+/* ---- memory and address space ---------------------------------------------------------------- */
 
 struct svio_ioas {
 	struct svio_ioas_hot hot;
@@ -225,10 +219,7 @@ bad:
 	return NULL;
 }
 
-/*
- * ---- registers
- * -----------------------------------------------------------------------------------------
- */
+/* ---- registers ------------------------------------------------------------------------------- */
 
 static void put32(struct svio_device *dev, uint32_t reg, uint32_t v)
 {
@@ -329,10 +320,7 @@ static void look_at_cc(struct svio_device *dev)
 	}
 }
 
-/*
- * ---- queues
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- queues ---------------------------------------------------------------------------------- */
 
 static uint32_t page_size(const struct svio_device *dev)
 {
@@ -386,10 +374,7 @@ static void answer(struct svio_device *dev, uint32_t qid, uint16_t cid, uint16_t
 	     status);
 }
 
-/*
- * ---- data
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- data ------------------------------------------------------------------------------------ */
 
 static bool copy(struct svio_device *dev, uint64_t iova, uint64_t len, uint8_t **pos,
 		 uint64_t *left, bool to_host)
@@ -562,10 +547,7 @@ void fake_complete_all(struct svio_device *dev)
 	} while (dev->num_cmds && dev->num_cmds < left);
 }
 
-/*
- * ---- admin commands
- * -------------------------------------------------------------------------------------
- */
+/* ---- admin commands -------------------------------------------------------------------------- */
 
 static uint16_t identify(struct svio_device *dev, const struct nvme_cmd *cmd)
 {
@@ -739,10 +721,7 @@ void fake_aer(struct svio_device *dev, uint32_t dw0)
 		answer(dev, 0, dev->aers[--dev->num_aers], 0, dw0);
 }
 
-/*
- * ---- a step
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- a step ---------------------------------------------------------------------------------- */
 
 static void take_command(struct svio_device *dev, uint32_t qid, const struct nvme_cmd *cmd)
 {
@@ -847,10 +826,7 @@ void fake_run(struct svio_device *dev)
 	fake_unlock();
 }
 
-/*
- * ---- what the rest of the machine does
- * ------------------------------------------------------------------
- */
+/* ---- what the rest of the machine does ------------------------------------------------------- */
 
 void fake_revoke(struct svio_device *dev)
 {
@@ -1062,10 +1038,7 @@ int svio_bar_restore(struct svio_device *dev)
 	return r;
 }
 
-/*
- * ---- a device, and the usual openings
- * -------------------------------------------------------------------
- */
+/* ---- a device, and the usual openings -------------------------------------------------------- */
 
 static void log_line(void *ctx, enum svio_log_level level, const char *line)
 {
