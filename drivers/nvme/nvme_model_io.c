@@ -209,6 +209,12 @@ unsigned int svio__nm_sq_poll(struct nm *m, struct nm_sq *sq)
 	bool posted = false;
 
 	if (svio_likely(tail == sq->head)) {
+		/*
+		 * The next entry's line comes over at the same time as the doorbell's, not after it: the host has written both, and
+		 * either is a journey from its cache to ours.
+		 */
+		if (svio_likely(sq->ring != NULL))
+			__builtin_prefetch(&sq->ring[sq->head]);
 		if (svio_likely(!sq->eventidx || !m->sleeps))
 			return 0;
 		/* Before we sleep: ask for the doorbell, then look once more, since the host may have looked just before. */
