@@ -4,7 +4,9 @@
  *
  * From "Intel Data Streaming Accelerator Architecture Specification", order number 341204: chapter 3 is how the device works,
  * chapter 8 "Descriptor Formats", chapter 9 "Register Descriptions". Numbers below the chapter moved between its revisions 1.0 and
- * 2.0, so entries are cited by the specification's own title ("DSA, GENCAP"). Layouts agree with linux/idxd.h of Linux 7.3. The
+ * 2.0, so entries are cited by the specification's own title ("DSA, GENCAP"). Layouts, operations and
+ * status codes agree with Linux's linux/idxd.h, command errors with its drivers/dma/idxd/registers.h; the CRC flags, and that the seed is
+ * inverted before and the result after, with how Intel's own test suite (idxd-config, accel-config) computes what it expects. The
  * subset is what drivers/dsa uses: no IAX, no DIF, no delta records, no event log, no interrupt message storage.
  *
  * Shared by the driver (drivers/dsa), the device model (dsa_model.c) and the kernel's simulated device (kernel/svio_simdev); so
