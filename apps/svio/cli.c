@@ -159,6 +159,31 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
 
 const struct argp cli_common_argp = { .options = common_options, .parser = parse_common };
 
+static error_t parse_device(int key, char *arg, struct argp_state *state)
+{
+	struct cli_device *device = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &device->common;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (device->name)
+			argp_error(state, "one device at a time");
+		device->name = arg;
+		return 0;
+	case ARGP_KEY_END:
+		if (!device->name)
+			argp_error(state, "which device? 'svio list' shows them");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp_child device_children[] = { { &cli_common_argp, 0, NULL, 0 }, { 0 } };
+const struct argp cli_device_argp = { .parser = parse_device, .children = device_children };
+
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input)
 {
 	/* argp exits by itself on --help (0) and on wrong usage (argp_err_exit_status). */

@@ -66,6 +66,13 @@ struct cli_common {
 };
 extern const struct argp cli_common_argp; /* --json, -v/--verbose (debug log to stderr) */
 
+/* The same for a command that takes one DEVICE and nothing else: exactly one argument, or a usage error. */
+struct cli_device {
+	struct cli_common common;
+	const char *name;
+};
+extern const struct argp cli_device_argp;
+
 /* argp_parse() with our conventions; does not return after --help or a usage error. `input` as in argp_parse(). */
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input);
 

@@ -12,8 +12,7 @@
 #include "svio_sva.h"
 
 struct args {
-	struct cli_common common;
-	const char *device;
+	struct cli_device device;
 	const char *vf_token;
 };
 
@@ -28,25 +27,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &args->common;
+		state->child_inputs[0] = &args->device;
 		return 0;
 	case 't':
 		args->vf_token = arg;
-		return 0;
-	case ARGP_KEY_ARG:
-		if (args->device)
-			argp_error(state, "one device at a time");
-		args->device = arg;
-		return 0;
-	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "which device?");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
 }
 
-static const struct argp_child children[] = { { &cli_common_argp, 0, NULL, 0 }, { 0 } };
+static const struct argp_child children[] = { { &cli_device_argp, 0, NULL, 0 }, { 0 } };
 static const struct argp argp = {
 	.options = options,
 	.parser = parse,
@@ -583,7 +574,7 @@ static int info_pci(const struct args *args, const struct svio_pci_addr *addr, s
 static int info_other(const struct args *args, struct json_object *doc)
 {
 	struct svio_device *dev;
-	int rc = open_quietly(args, args->device, &dev);
+	int rc = open_quietly(args, args->device.name, &dev);
 
 	if (rc)
 		return rc;
@@ -601,14 +592,14 @@ int cmd_info(int argc, char **argv)
 	int rc;
 
 	cli_parse(&argp, argc, argv, &args);
-	if (svio_pci_parse_addr(args.device, &addr) == 0) {
+	if (svio_pci_parse_addr(args.device.name, &addr) == 0) {
 		cli_json_str(doc, "device", svio_pci_format_addr(&addr, name));
 		rc = info_pci(&args, &addr, doc);
-	} else if (strchr(args.device, ':') && strchr("0123456789", args.device[0]) == NULL) {
-		cli_json_str(doc, "device", args.device);
+	} else if (strchr(args.device.name, ':') && strchr("0123456789", args.device.name[0]) == NULL) {
+		cli_json_str(doc, "device", args.device.name);
 		rc = info_other(&args, doc);
 	} else {
-		cli_error("'%s' is no device: a PCI address (0000:01:00.0), user:SOCKET or sim:MODEL", args.device);
+		cli_error("'%s' is no device: a PCI address (0000:01:00.0), user:SOCKET or sim:MODEL", args.device.name);
 		json_object_put(doc);
 		return CLI_USAGE;
 	}
@@ -616,7 +607,7 @@ int cmd_info(int argc, char **argv)
 		json_object_put(doc);
 		return cli_fail(rc);
 	}
-	if (args.common.json)
+	if (args.device.common.json)
 		return cli_json_print(doc);
 	print_text(doc);
 	json_object_put(doc);

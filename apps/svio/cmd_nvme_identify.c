@@ -14,8 +14,8 @@
 #define NSID_BROADCAST UINT32_C(0xffffffff)
 
 struct identify_args {
-	struct cli_common common;
-	const char *device, *raw;
+	struct cli_device device;
+	const char *raw;
 	uint32_t nsid;
 };
 
@@ -34,7 +34,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &args->common;
+		state->child_inputs[0] = &args->device;
 		return 0;
 	case 'n':
 		args->nsid = (uint32_t)nvme_arg_u64(state, "--nsid", arg, 1, NSID_BROADCAST - 1);
@@ -42,21 +42,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 'r':
 		args->raw = arg;
 		return 0;
-	case ARGP_KEY_ARG:
-		if (state->arg_num > 0)
-			argp_error(state, "one device at a time");
-		args->device = arg;
-		return 0;
-	case ARGP_KEY_END:
-		if (!args->device)
-			argp_error(state, "which device? 'svio list' shows them");
-		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
 }
 
-static const struct argp_child children[] = { { &cli_common_argp, 0, NULL, 0 }, { 0 } };
+static const struct argp_child children[] = { { &cli_device_argp, 0, NULL, 0 }, { 0 } };
 static const struct argp argp = {
 	.options = options,
 	.parser = parse,
@@ -131,7 +122,7 @@ static int report_json(const struct identify_args *args, const struct svio_nvme_
 	char version[24];
 
 	version_text(version, sizeof(version), info->version);
-	cli_json_str(doc, "device", args->device);
+	cli_json_str(doc, "device", args->device.name);
 	cli_json_str(doc, "model", info->model);
 	cli_json_str(doc, "serial", info->serial);
 	cli_json_str(doc, "firmware", info->firmware);
@@ -165,7 +156,7 @@ static int report_text(const struct identify_args *args, const struct svio_nvme_
 	char version[24], size[CLI_SIZE_LEN];
 
 	version_text(version, sizeof(version), info->version);
-	printf("%s: %s\n", args->device, info->model);
+	printf("%s: %s\n", args->device.name, info->model);
 	printf("  serial            %s\n", info->serial);
 	printf("  firmware          %s\n", info->firmware);
 	printf("  NVMe version      %s\n", version);
@@ -273,7 +264,7 @@ static int identify(struct nvme_session *s, const struct identify_args *args)
 	if (rc && (rc != -ENOENT || args->nsid))
 		rc = cli_fail(rc);
 	else
-		rc = args->common.json ? report_json(args, &info, ns, n)
+		rc = args->device.common.json ? report_json(args, &info, ns, n)
 				       : report_text(args, &info, ns, n);
 	free(ns);
 	free(ids);
@@ -290,7 +281,7 @@ int cmd_nvme_identify(int argc, char **argv)
 	rc = nvme_mem_start(0, 0);
 	if (rc)
 		return cli_fail(rc);
-	rc = nvme_session_open(&s, args.device, NULL);
+	rc = nvme_session_open(&s, args.device.name, NULL);
 	if (rc) {
 		rc = cli_fail(rc);
 	} else {
