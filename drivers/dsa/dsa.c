@@ -207,7 +207,7 @@ static int bring_up(struct svio_dsa *dsa)
 	}
 }
 
-static void teardown(struct svio_dsa *dsa, bool stopped)
+void dsa_teardown(struct svio_dsa *dsa, bool stopped)
 {
 	if (dsa->hooked)
 		svio_device_hook_remove(dsa->dev, &dsa->hook);
@@ -216,6 +216,7 @@ static void teardown(struct svio_dsa *dsa, bool stopped)
 		svio_log_warn("%s: could not turn bus mastering off: %s", dsa->name, svio_last_error());
 	svio_bar_unmap(dsa->portals);
 	svio_bar_unmap(dsa->regs);
+	pthread_mutex_destroy(&dsa->log_lock);
 	pthread_mutex_destroy(&dsa->lock);
 	free(dsa);
 }
@@ -241,9 +242,8 @@ static int map(struct svio_dsa *dsa)
 	return r;
 }
 
-int svio_dsa_open(struct svio_device *dev, const struct svio_dsa_opts *opts, struct svio_dsa **dsap)
+int dsa_begin(struct svio_device *dev, const struct svio_dsa_opts *opts, struct svio_dsa **dsap)
 {
-	char why[SVIO_ERROR_MAX];
 	struct svio_dsa *dsa;
 	int r;
 
@@ -260,6 +260,7 @@ int svio_dsa_open(struct svio_device *dev, const struct svio_dsa_opts *opts, str
 	if (!dsa->opts.cmd_timeout_ms)
 		dsa->opts.cmd_timeout_ms = 5000;
 	pthread_mutex_init(&dsa->lock, NULL);
+	pthread_mutex_init(&dsa->log_lock, NULL);
 	atomic_init(&dsa->alarm, 1);
 	atomic_init(&dsa->state, DSA_SUSPENDED);
 	dsa->step = DSA_STEP_ACCESS;
@@ -268,15 +269,34 @@ int svio_dsa_open(struct svio_device *dev, const struct svio_dsa_opts *opts, str
 	if (!r)
 		r = map(dsa);
 	if (r) {
-		teardown(dsa, true);
+		dsa_teardown(dsa, true);
 		return r;
 	}
-	svio_device_hook_add(dev, &dsa->hook);
+	*dsap = dsa;
+	return 0;
+}
+
+void dsa_hook(struct svio_dsa *dsa)
+{
+	svio_device_hook_add(dsa->dev, &dsa->hook);
 	dsa->hooked = true;
+}
+
+int svio_dsa_open(struct svio_device *dev, const struct svio_dsa_opts *opts, struct svio_dsa **dsap)
+{
+	char why[SVIO_ERROR_MAX];
+	struct svio_dsa *dsa;
+	int r;
+
+	*dsap = NULL;
+	r = dsa_begin(dev, opts, &dsa);
+	if (r)
+		return r;
+	dsa_hook(dsa);
 	r = bring_up(dsa);
 	if (r) {
 		snprintf(why, sizeof(why), "%s", svio_last_error());
-		teardown(dsa, false);
+		dsa_teardown(dsa, false);
 		return svio_fail(-r, "%s", why);
 	}
 	dsa->opened = true;
@@ -309,7 +329,7 @@ void svio_dsa_close(struct svio_dsa *dsa)
 	/* From here on no event makes anybody touch the hardware. */
 	atomic_store_explicit(&dsa->state, DSA_GONE, memory_order_release);
 	pthread_mutex_unlock(&dsa->lock);
-	teardown(dsa, stopped);
+	dsa_teardown(dsa, stopped);
 }
 
 /* ---- what it tells ------------------------------------------------------------------------------------------ */

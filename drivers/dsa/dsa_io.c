@@ -178,24 +178,45 @@ static void fill_result(const struct dsa_req *req, int status, struct svio_dsa_r
 
 /* ---- completion records ------------------------------------------------------------------------------------ */
 
-enum verdict { ENDED, GOES_ON };
+enum verdict { ENDED, GOES_ON, WAITS };
 
 struct operand {
 	uint64_t addr;
 	bool write;
 };
 
+uint32_t dsa_touches(uint32_t op)
+{
+	switch (op) {
+	case DSA_OP_MEMMOVE:
+	case DSA_OP_COPY_CRC:
+		return DSA_READS | DSA_WRITES;
+	case DSA_OP_FILL:
+		return DSA_WRITES;
+	case DSA_OP_COMPARE:
+		return DSA_READS | DSA_READS2;
+	case DSA_OP_COMPARE_PATTERN:
+	case DSA_OP_CRC:
+		return DSA_READS;
+	case DSA_OP_DUALCAST:
+		return DSA_READS | DSA_WRITES | DSA_WRITES2;
+	default:
+		return 0;
+	}
+}
+
 static unsigned int operands(const struct dsa_req *req, struct operand *op)
 {
+	uint32_t touches = dsa_touches(req->op);
 	unsigned int n = 0;
 
-	if (req->op != DSA_OP_FILL)
+	if (touches & DSA_READS)
 		op[n++] = (struct operand){ req->src, false };
-	if (req->op == DSA_OP_COMPARE)
+	if (touches & DSA_READS2)
 		op[n++] = (struct operand){ req->third, false };
-	if (req->op == DSA_OP_MEMMOVE || req->op == DSA_OP_FILL || req->op == DSA_OP_DUALCAST || req->op == DSA_OP_COPY_CRC)
+	if (touches & DSA_WRITES)
 		op[n++] = (struct operand){ req->dst, true };
-	if (req->op == DSA_OP_DUALCAST)
+	if (touches & DSA_WRITES2)
 		op[n++] = (struct operand){ req->third, true };
 	return n;
 }
@@ -330,21 +351,32 @@ static void batch_stopped(struct svio_dsa_wq *wq, uint32_t id)
 	req->at = 0;
 }
 
-/* The next member that has not ended, or the end of the batch. */
-static enum verdict batch_next(struct svio_dsa_wq *wq, uint32_t id, struct svio_dsa_result *res)
+/* To the next member that is to be sent, past those that a fence holds back for good. False: there is none. */
+static bool batch_seek(struct svio_dsa_wq *wq, uint32_t id)
 {
 	struct dsa_req *req = &wq->reqs[id], *member = wq->members + (size_t)id * wq->max_batch;
 
 	for (; req->at < req->count; req->at++) {
 		struct dsa_req *m = &member[req->at];
+		struct svio_dsa_result res;
 
 		if (m->flags & DSA_REQ_ENDED)
 			continue;
 		if (!(m->flags & DSA_REQ_FENCE && req->failed))
-			return GOES_ON;
-		fill_result(m, -ECANCELED, res);
-		member_ended(req, m, res);
+			return true;
+		fill_result(m, -ECANCELED, &res);
+		member_ended(req, m, &res);
 	}
+	return false;
+}
+
+/* The next member, or the end of the batch. */
+static enum verdict batch_next(struct svio_dsa_wq *wq, uint32_t id, struct svio_dsa_result *res)
+{
+	const struct dsa_req *req = &wq->reqs[id], *member = wq->members + (size_t)id * wq->max_batch;
+
+	if (batch_seek(wq, id))
+		return GOES_ON;
 	*res = (struct svio_dsa_result){ .bytes = (uint64_t)req->count - req->failed };
 	for (uint32_t i = req->count; i-- > 0;)
 		if (member[i].status)
@@ -422,6 +454,21 @@ uint32_t dsa_release_held(struct svio_dsa_wq *wq, uint32_t max)
 	return n;
 }
 
+/* What is not simply evaluated; while tracking, everything. */
+static enum verdict special_record(struct svio_dsa_wq *wq, uint32_t id, const struct dsa_completion *cr, struct svio_dsa_result *res)
+{
+	struct dsa_req *req = &wq->reqs[id];
+
+	dsa_mark(wq, id);
+	if (req->op == DSA_OP_BATCH)
+		return batch_record(wq, id, cr, res);
+	if (req->op != DSA_OP_DRAIN || DSA_STATUS(cr->status) != DSA_ST_SUCCESS || !older_go_on(wq, req->seq, UINT64_C(1) << id))
+		return evaluate(wq, req, cr, res);
+	wq->inflight &= ~(UINT64_C(1) << id);
+	wq->held |= UINT64_C(1) << id;
+	return WAITS;
+}
+
 /* Operation id has a record: 1 if its callback ran. */
 static inline uint32_t reap_one(struct svio_dsa_wq *wq, uint32_t id, uint8_t status)
 {
@@ -432,19 +479,18 @@ static inline uint32_t reap_one(struct svio_dsa_wq *wq, uint32_t id, uint8_t sta
 
 	cr.status = status;
 	wq->progressed = true;
-	if (svio_unlikely(req->op == DSA_OP_BATCH)) {
-		verdict = batch_record(wq, id, &cr, &res);
-	} else if (svio_unlikely(req->op == DSA_OP_DRAIN && DSA_STATUS(status) == DSA_ST_SUCCESS &&
-				 older_go_on(wq, req->seq, UINT64_C(1) << id))) {
-		wq->inflight &= ~(UINT64_C(1) << id);
-		wq->held |= UINT64_C(1) << id;
-		return 0;
-	} else {
+	/* Read with every record, after it: who starts tracking has stored it before (dsa_dirty.c). */
+	if (svio_unlikely(req->op <= atomic_load_explicit(&wq->special, memory_order_relaxed)))
+		verdict = special_record(wq, id, &cr, &res);
+	else
 		verdict = evaluate(wq, req, &cr, &res);
-	}
-	if (svio_unlikely(verdict == GOES_ON)) {
+	if (svio_unlikely(verdict != ENDED)) {
+		if (verdict == WAITS)
+			return 0;
 		req->stamp = 0;
 		dsa_send(wq, id);
+		if (wq->portal == wq->dummy)
+			wq->known |= UINT64_C(1) << id;
 		return 0;
 	}
 	finish(wq, id, &res);
@@ -496,6 +542,7 @@ void dsa_complete(struct svio_dsa_wq *wq, uint32_t id, int status)
 	struct dsa_req *req = &wq->reqs[id];
 	struct svio_dsa_result res;
 
+	dsa_mark(wq, id); /* a part may have been written */
 	if (req->op == DSA_OP_BATCH) {
 		struct dsa_req *member = wq->members + (size_t)id * wq->max_batch;
 
@@ -515,12 +562,39 @@ void dsa_complete(struct svio_dsa_wq *wq, uint32_t id, int status)
 	finish(wq, id, &res);
 }
 
+/* The piece in flight: does writing it destroy what it is read from? Then a second time gives something else. */
+static bool piece_repeatable(const struct dsa_req *req)
+{
+	uint32_t touches = dsa_touches(req->op);
+	uint64_t len = req->chi - req->clo;
+
+	if (!(touches & DSA_READS))
+		return true;
+	return !(touches & DSA_WRITES && dsa_overlaps(req->src, req->dst, len)) &&
+	       !(touches & DSA_WRITES2 && dsa_overlaps(req->src, req->third, len));
+}
+
+bool dsa_repeatable(const struct svio_dsa_wq *wq, uint32_t id)
+{
+	const struct dsa_req *req = &wq->reqs[id], *member = wq->members + (size_t)id * wq->max_batch;
+
+	if (req->op != DSA_OP_BATCH)
+		return piece_repeatable(req);
+	if (req->flags & DSA_REQ_SERIAL)
+		return req->at >= req->count || piece_repeatable(&member[req->at]);
+	for (uint32_t i = 0; i < req->count; i++)
+		if (!(member[i].flags & DSA_REQ_ENDED) && !piece_repeatable(&member[i]))
+			return false;
+	return true;
+}
+
 bool dsa_rewind(struct svio_dsa_wq *wq, uint32_t id)
 {
 	struct dsa_req *req = &wq->reqs[id], *member;
 
+	dsa_mark(wq, id);
 	if (req->op != DSA_OP_BATCH)
-		return !(req->flags & DSA_REQ_OVERLAP);
+		return piece_repeatable(req);
 	member = wq->members + (size_t)id * wq->max_batch;
 	/* Of a batch that was under way, any member may have been. */
 	if (!(req->flags & DSA_REQ_SERIAL)) {
@@ -528,29 +602,22 @@ bool dsa_rewind(struct svio_dsa_wq *wq, uint32_t id)
 		for (uint32_t i = 0; i < req->count; i++) {
 			struct svio_dsa_result res;
 
-			if (member[i].flags & DSA_REQ_ENDED || !(member[i].flags & DSA_REQ_OVERLAP))
+			if (member[i].flags & DSA_REQ_ENDED || piece_repeatable(&member[i]))
 				continue;
 			fill_result(&member[i], -ECANCELED, &res);
 			member_ended(req, &member[i], &res);
 		}
-	} else if (req->at < req->count && member[req->at].flags & DSA_REQ_OVERLAP) {
+	} else if (req->at < req->count && !piece_repeatable(&member[req->at])) {
 		struct svio_dsa_result res;
 
 		fill_result(&member[req->at], -ECANCELED, &res);
 		member_ended(req, &member[req->at], &res);
 		req->at++;
 	}
-	while (req->at < req->count && member[req->at].flags & DSA_REQ_ENDED)
-		req->at++;
-	return req->at < req->count;
+	return batch_seek(wq, id);
 }
 
 /* ---- submitting ----------------------------------------------------------------------------------------------- */
-
-static inline bool overlaps(uint64_t a, uint64_t b, uint64_t len)
-{
-	return a - b < len || b - a < len;
-}
 
 #define WRITES (UINT64_C(1) << SVIO_DSA_COPY | UINT64_C(1) << SVIO_DSA_FILL | UINT64_C(1) << SVIO_DSA_DUALCAST | UINT64_C(1) << SVIO_DSA_COPY_CRC)
 
@@ -628,10 +695,10 @@ static inline int prepare(struct svio_dsa_wq *wq, const struct svio_dsa_op *op, 
 		return explain_address(bond, op);
 	if (op->op == SVIO_DSA_DUALCAST && svio_unlikely((req->dst ^ req->third) & 0xfff))
 		return svio_fail(EINVAL, "%s: dualcast: the destinations differ in bits 11:0", wq->dsa->name);
-	if (op->op == SVIO_DSA_COPY && svio_unlikely(overlaps(req->src, req->dst, len))) {
+	if (op->op == SVIO_DSA_COPY && svio_unlikely(dsa_overlaps(req->src, req->dst, len))) {
 		if (!(wq->dsa->gencap & DSA_GENCAP_OVERLAP_COPY))
 			return svio_fail(ENOTSUP, "%s: the device copies no overlapping ranges", wq->dsa->name);
-		req->flags |= DSA_REQ_OVERLAP | (req->dst > req->src ? DSA_REQ_BACKWARD : 0);
+		req->flags |= req->dst > req->src ? DSA_REQ_BACKWARD : 0;
 	}
 	req->len = req->hi = len;
 	next_piece(req, wq->max_xfer);

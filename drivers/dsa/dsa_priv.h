@@ -21,6 +21,7 @@
 #include <pthread.h>
 #include "dsa_spec.h"
 #include "svio_dsa.h"
+#include "svio_dsa_migrate.h"
 
 #define DSA_MS		UINT64_C(1000000)
 #define DSA_RETRY	DSA_MS /* between looks at a device that is away */
@@ -37,6 +38,7 @@ enum dsa_step { /* of a suspended device */
 	DSA_STEP_ACCESS, /* until BARs are back and registers answer */
 	DSA_STEP_STOP,	 /* RESET DEVICE is under way */
 	DSA_STEP_ENABLE, /* ENABLE DEVICE is under way */
+	DSA_STEP_HELD,	 /* stopped, and stays so: svio_dsa_quiesce() */
 };
 
 /*
@@ -80,9 +82,16 @@ struct svio_dsa {
 	int step_err; /* why the last attempt failed */
 	bool leaving;	/* the host wants the device back */
 	bool quiesced;	/* between prepare and done of a device reset */
+	bool hold;	/* go no further than STOP */
 	bool opened, hooked;
 	struct svio_dsa_wq *wq[DSA_MAX_WQS];
 	struct svio_device_hook hook;
+	/* Dirty tracking of identity bonds (dsa_dirty.c). */
+	pthread_mutex_t log_lock; /* dirty, and which queues are tracked; inside the lock above, if both */
+	struct svio_ioas_log log; /* added while there are log_users */
+	struct svio_ioas *log_ioas;
+	uint32_t log_users;
+	uint8_t *dirty; /* NULL: not tracked */
 	struct dsa_stats stats;
 };
 
@@ -94,9 +103,8 @@ enum dsa_req_flags {
 	DSA_REQ_CACHE = 1u << 0,
 	DSA_REQ_FENCE = 1u << 1,
 	DSA_REQ_BACKWARD = 1u << 2, /* pieces are taken from the end */
-	DSA_REQ_OVERLAP = 1u << 3,  /* not to be repeated from an unknown point */
-	DSA_REQ_SERIAL = 1u << 4,   /* a batch whose members go one by one now */
-	DSA_REQ_ENDED = 1u << 5,    /* a batch's member that has its result */
+	DSA_REQ_SERIAL = 1u << 3,   /* a batch whose members go one by one now */
+	DSA_REQ_ENDED = 1u << 4,    /* a batch's member that has its result */
 };
 
 /*
@@ -133,6 +141,7 @@ struct svio_dsa_wq {
 	uint64_t held;	   /* bit n: a drain that waits for older operations */
 	uint8_t *crs;	   /* record n at n * DSA_CR_STRIDE */
 	uint32_t countdown, countdown_from;
+	_Atomic uint8_t special; /* operations up to this number are looked at twice: DSA_SPECIAL, or all of them while tracking */
 	/* Submitting. */
 	_Alignas(SVIO_CACHELINE) uint8_t *portal;
 	uint64_t free; /* bit n: operation n is free */
@@ -153,8 +162,10 @@ struct svio_dsa_wq {
 	uint32_t now_ms, progress_ms; /* at the last tick; at the last one that found progress */
 	uint64_t late; /* bit n: operation n has timed out */
 	uint64_t kept; /* bit n: operation n has been settled: it is to be sent again */
+	uint64_t known; /* bit n: parked, and what operation n does next has not been sent: any operation can be, from there */
 	int enable_err, cmd_result;
-	bool created;
+	bool created, in_log;
+	uint8_t *dirty; /* where to mark, once tracking has ever begun */
 	uint8_t *mem; /* records, lists and their records; DMA memory, or the process's own in a native bond */
 	size_t mem_len;
 	struct dsa_desc *lists;		 /* batch of operation n: lists + n * max_batch */
@@ -164,6 +175,10 @@ struct svio_dsa_wq {
 	struct dsa_req reqs[DSA_PORTAL_SLOTS];
 };
 
+#define DSA_SPECIAL	DSA_OP_DRAIN /* NOOP, BATCH, DRAIN: what has no memory, or records of its own */
+#define DSA_SPECIAL_ALL 0xffu
+_Static_assert(DSA_OP_NOOP < DSA_SPECIAL && DSA_OP_BATCH < DSA_SPECIAL && DSA_OP_MEMMOVE > DSA_SPECIAL, "order of operations");
+
 /* dsa.c */
 uint32_t dsa_read32(struct svio_dsa *dsa, uint32_t reg);
 void dsa_write32(struct svio_dsa *dsa, uint32_t reg, uint32_t v);
@@ -171,6 +186,10 @@ uint64_t dsa_read64(struct svio_dsa *dsa, uint32_t reg);
 void dsa_write64(struct svio_dsa *dsa, uint32_t reg, uint64_t v);
 void dsa_configure(struct svio_dsa *dsa); /* the device is disabled: groups, engines, sizes */
 void dsa_nap(uint64_t ns);
+/* A device looked at, and nothing changed: dsa_teardown(), or dsa_hook() and go on. */
+int dsa_begin(struct svio_device *dev, const struct svio_dsa_opts *opts, struct svio_dsa **dsap);
+void dsa_hook(struct svio_dsa *dsa);
+void dsa_teardown(struct svio_dsa *dsa, bool stopped);
 static inline enum dsa_state dsa_get_state(const struct svio_dsa *dsa)
 {
 	return (enum dsa_state)atomic_load_explicit(&dsa->state, memory_order_acquire);
@@ -201,6 +220,20 @@ void dsa_hook_done(void *ctx, struct svio_device *dev, int err);
 
 /* dsa_wq.c */
 uint32_t dsa_poll_slow(struct svio_dsa_wq *wq, uint32_t max);
+/* In memory alone: known to the device's object, parked. mem: where it lay before, in opts.area; NULL: new. */
+int dsa_wq_new(struct svio_dsa *dsa, struct svio_sva_bond *bond, const struct svio_dsa_wq_opts *opts, void *mem, struct svio_dsa_wq **wqp);
+void dsa_wq_free(struct svio_dsa_wq *wq);
+void dsa_park(struct svio_dsa_wq *wq); /* of a live one: nothing more reaches the portal */
+void dsa_resend(struct svio_dsa_wq *wq);
+size_t dsa_wq_mem_len(const struct svio_dsa_wq *wq);
+/* Operations of `mask` submitted before `before`, oldest first. Their number. */
+uint32_t dsa_in_order(const struct svio_dsa_wq *wq, uint64_t mask, uint64_t before, uint32_t ids[DSA_PORTAL_SLOTS]);
+
+/* dsa_dirty.c */
+int dsa_log_join(struct svio_dsa_wq *wq);
+void dsa_log_leave(struct svio_dsa_wq *wq);
+/* What the device may have written for operation id since it was sent. */
+void dsa_mark(const struct svio_dsa_wq *wq, uint32_t id);
 
 /* dsa_io.c */
 uint32_t dsa_reap(struct svio_dsa_wq *wq, uint32_t max);
@@ -208,8 +241,20 @@ uint32_t dsa_release_held(struct svio_dsa_wq *wq, uint32_t max);
 void dsa_send(struct svio_dsa_wq *wq, uint32_t id);
 /* End operation id; what it has done so far is kept in its result. */
 void dsa_complete(struct svio_dsa_wq *wq, uint32_t id, int status);
-/* The generation that operation id was sent in is dead, its record is not there: can the rest be sent again? Makes it so. */
+/* The generation that operation id was sent in is dead, its record is not there: can the rest be sent again? Makes it so; of a batch, what can. */
 bool dsa_rewind(struct svio_dsa_wq *wq, uint32_t id);
+/* Does operation id end well if what the device has of it is begun again, without anybody knowing how far it was? */
+bool dsa_repeatable(const struct svio_dsa_wq *wq, uint32_t id);
+/* Is it one of those that this driver sends, with an address in `third`? What is read, what is written. */
+#define DSA_READS  (1u << 0) /* src */
+#define DSA_READS2 (1u << 1) /* third */
+#define DSA_WRITES (1u << 2) /* dst */
+#define DSA_WRITES2 (1u << 3) /* third */
+uint32_t dsa_touches(uint32_t op);
+static inline bool dsa_overlaps(uint64_t a, uint64_t b, uint64_t len)
+{
+	return a - b < len || b - a < len;
+}
 static inline struct dsa_completion *dsa_cr(const struct svio_dsa_wq *wq, uint32_t id)
 {
 	return (struct dsa_completion *)(void *)(wq->crs + (size_t)id * DSA_CR_STRIDE);

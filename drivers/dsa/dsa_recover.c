@@ -6,8 +6,8 @@
  *
  * A machine of small steps, taken by whoever comes by with the lock. ACCESS waits until BARs are back and registers answer. STOP sends RESET
  * DEVICE, which abandons every descriptor; when it has completed nothing of the old generation writes to memory any more, and
- * what had completed is in its records. ENABLE writes the configuration and enables the device. Queues follow in their own threads
- * (dsa_wq.c).
+ * what had completed is in its records; where the device is held (dsa_migrate.c), it stays so. ENABLE writes the configuration and
+ * enables the device. Queues follow in their own threads (dsa_wq.c).
  */
 #include <stdio.h>
 #include <time.h>
@@ -242,6 +242,10 @@ static void stopped(struct svio_dsa *dsa)
 	if (dsa->leaving) {
 		svio_log_info("%s: stopped, as the host wants the device back", dsa->name);
 		dsa_set_gone(dsa, true);
+		return;
+	}
+	if (dsa->hold) {
+		dsa->step = DSA_STEP_HELD;
 		return;
 	}
 	/* A reset behind our back may have cleared it. */

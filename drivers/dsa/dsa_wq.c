@@ -23,14 +23,41 @@
  * Records, lists and their records. In a native bond the process's own memory will do: locked if that is allowed, since a record that is not
  * resident would cost a page request, and out of children, whose fork would make the device's next write a copy.
  */
-static int alloc_mem(struct svio_dsa_wq *wq)
+static size_t lists_at(const struct svio_dsa_wq *wq)
 {
-	size_t lists = (size_t)wq->depth * wq->max_batch, at;
+	return SVIO_ALIGN_UP((size_t)wq->depth * DSA_CR_STRIDE, (size_t)4096);
+}
+
+size_t dsa_wq_mem_len(const struct svio_dsa_wq *wq)
+{
+	size_t lists = (size_t)wq->depth * wq->max_batch;
+
+	return SVIO_ALIGN_UP(lists_at(wq) + lists * (sizeof(struct dsa_desc) + sizeof(struct dsa_completion)), (size_t)4096);
+}
+
+/* In an area: moves with the device's state, which names its addresses. */
+static int area_mem(struct svio_dsa_wq *wq, void *mem)
+{
+	struct svio_migrate_area *area = wq->dsa->opts.area;
+
+	if (mem && !svio_migrate_allocated(area, mem, wq->mem_len))
+		return svio_fail(EINVAL, "%s: queue memory outside of its area", wq->dsa->name);
+	wq->mem = mem ? mem : svio_migrate_alloc(area, wq->mem_len, 4096);
+	return wq->mem ? 0 : svio_fail_prefix(-ENOMEM, "%s: queue memory", wq->dsa->name);
+}
+
+static int alloc_mem(struct svio_dsa_wq *wq, void *mem)
+{
+	size_t lists = (size_t)wq->depth * wq->max_batch, at = lists_at(wq);
 	struct svio_device_info info;
 
-	at = SVIO_ALIGN_UP((size_t)wq->depth * DSA_CR_STRIDE, (size_t)4096);
-	wq->mem_len = SVIO_ALIGN_UP(at + lists * (sizeof(struct dsa_desc) + sizeof(struct dsa_completion)), (size_t)4096);
-	if (wq->native) {
+	wq->mem_len = dsa_wq_mem_len(wq);
+	if (wq->dsa->opts.area) {
+		int err = area_mem(wq, mem);
+
+		if (err)
+			return err;
+	} else if (wq->native) {
 		wq->mem = mmap(NULL, wq->mem_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 		if (wq->mem == MAP_FAILED) {
 			wq->mem = NULL;
@@ -44,9 +71,9 @@ static int alloc_mem(struct svio_dsa_wq *wq)
 		wq->mem = svio_mem_alloc(wq->mem_len, 4096, info.numa_node);
 		if (!wq->mem)
 			return svio_fail_prefix(-ENOMEM, "%s: queue memory", wq->dsa->name);
-		if (svio_sva_addr(wq->bond, wq->mem, wq->mem_len) == SVIO_IOVA_BAD)
-			return svio_fail(EFAULT, "%s: the memory of room mem is not mapped in the bond's ioas", wq->dsa->name);
 	}
+	if (svio_sva_addr(wq->bond, wq->mem, wq->mem_len) == SVIO_IOVA_BAD)
+		return svio_fail(EFAULT, "%s: the queue's memory is not mapped in the bond's ioas", wq->dsa->name);
 	wq->crs = wq->mem;
 	wq->lists = (void *)(wq->mem + at);
 	wq->batch_crs = (void *)(wq->mem + at + lists * sizeof(struct dsa_desc));
@@ -61,7 +88,9 @@ static int alloc_mem(struct svio_dsa_wq *wq)
 
 static void free_mem(struct svio_dsa_wq *wq)
 {
-	if (wq->native && wq->mem)
+	if (wq->dsa->opts.area)
+		svio_migrate_free(wq->dsa->opts.area, wq->mem);
+	else if (wq->native && wq->mem)
 		munmap(wq->mem, wq->mem_len);
 	else
 		svio_mem_free(wq->mem);
@@ -72,7 +101,7 @@ static void free_mem(struct svio_dsa_wq *wq)
 
 /* ---- enabling ------------------------------------------------------------------------------------------- */
 
-static void park(struct svio_dsa_wq *wq)
+void dsa_park(struct svio_dsa_wq *wq)
 {
 	wq->state = DSA_WQ_PARKED;
 	wq->settled = false;
@@ -183,9 +212,9 @@ static int compare_aged(const void *a, const void *b)
 	return (x->seq > y->seq) - (x->seq < y->seq);
 }
 
-/* Operations in flight that were submitted before `before`, oldest first. */
-static uint32_t in_order(const struct svio_dsa_wq *wq, uint64_t mask, uint64_t before, struct aged *list)
+uint32_t dsa_in_order(const struct svio_dsa_wq *wq, uint64_t mask, uint64_t before, uint32_t ids[DSA_PORTAL_SLOTS])
 {
+	struct aged list[DSA_PORTAL_SLOTS];
 	uint32_t n = 0;
 
 	for (uint64_t m = mask; m; m &= m - 1) {
@@ -196,25 +225,27 @@ static uint32_t in_order(const struct svio_dsa_wq *wq, uint64_t mask, uint64_t b
 	}
 	if (n > 1)
 		qsort(list, n, sizeof(*list), compare_aged);
+	for (uint32_t i = 0; i < n; i++)
+		ids[i] = list[i].id;
 	return n;
 }
 
 static uint32_t settle(struct svio_dsa_wq *wq, uint32_t max)
 {
 	struct svio_dsa *dsa = wq->dsa;
-	struct aged list[DSA_PORTAL_SLOTS];
-	uint32_t n = dsa_reap(wq, max), count;
+	uint32_t ids[DSA_PORTAL_SLOTS], n = dsa_reap(wq, max), count;
 
 	if (n >= max)
 		return n;
-	count = in_order(wq, wq->inflight, wq->park_seq, list);
+	count = dsa_in_order(wq, wq->inflight, wq->park_seq, ids);
 	for (uint32_t i = 0; i < count; i++) {
-		uint32_t id = list[i].id;
+		uint32_t id = ids[i];
 		bool late = wq->late >> id & 1;
 
 		if (wq->kept >> id & 1)
 			continue;
-		if (!late && dsa->opts.policy == SVIO_DSA_REQUEUE && dsa_rewind(wq, id)) {
+		/* What was not sent since its last record is where that record says, overlapping or not. */
+		if (!late && dsa->opts.policy == SVIO_DSA_REQUEUE && (wq->known >> id & 1 || dsa_rewind(wq, id))) {
 			dsa_count(&dsa->stats.requeued, 1);
 			wq->kept |= UINT64_C(1) << id;
 			continue;
@@ -230,32 +261,31 @@ static uint32_t settle(struct svio_dsa_wq *wq, uint32_t max)
 	return n + dsa_release_held(wq, max - n);
 }
 
-static void resend(struct svio_dsa_wq *wq)
+void dsa_resend(struct svio_dsa_wq *wq)
 {
-	struct aged list[DSA_PORTAL_SLOTS];
-	uint32_t count = in_order(wq, wq->inflight, UINT64_MAX, list);
+	uint32_t ids[DSA_PORTAL_SLOTS], count = dsa_in_order(wq, wq->inflight, UINT64_MAX, ids);
 
+	wq->known = 0;
 	for (uint32_t i = 0; i < count; i++) {
-		wq->reqs[list[i].id].stamp = 0;
-		dsa_send(wq, list[i].id);
+		wq->reqs[ids[i]].stamp = 0;
+		dsa_send(wq, ids[i]);
 	}
 }
 
 /* After the end, or before the queue is freed: everything completes, nothing more is taken. */
 static uint32_t end(struct svio_dsa_wq *wq, uint32_t max, int status)
 {
-	struct aged list[DSA_PORTAL_SLOTS];
-	uint32_t n = 0, count;
+	uint32_t ids[DSA_PORTAL_SLOTS], n = 0, count;
 
 	wq->portal = wq->dummy;
 	if (wq->state != DSA_WQ_DEAD) {
 		wq->state = DSA_WQ_DEAD;
 		n = dsa_reap(wq, UINT32_MAX); /* what is there counts, whatever max says: once */
 	}
-	count = in_order(wq, wq->inflight | wq->held, UINT64_MAX, list);
+	count = dsa_in_order(wq, wq->inflight | wq->held, UINT64_MAX, ids);
 	for (uint32_t i = 0; i < count && n < max; i++, n++) {
 		dsa_count(&wq->dsa->stats.canceled, 1);
-		dsa_complete(wq, list[i].id, status);
+		dsa_complete(wq, ids[i], status);
 	}
 	return n;
 }
@@ -342,7 +372,7 @@ uint32_t dsa_poll_slow(struct svio_dsa_wq *wq, uint32_t max)
 		return dsa_reap(wq, max);
 	}
 	if (wq->state == DSA_WQ_LIVE)
-		park(wq);
+		dsa_park(wq);
 	dead = wq->gen <= dsa->dead;
 	unsettled = !wq->settled;
 	if (!gone && !unsettled)
@@ -354,7 +384,7 @@ uint32_t dsa_poll_slow(struct svio_dsa_wq *wq, uint32_t max)
 	if (unsettled)
 		return dead ? settle(wq, max) : 0;
 	if (wq->state == DSA_WQ_LIVE)
-		resend(wq);
+		dsa_resend(wq);
 	return 0;
 }
 
@@ -384,7 +414,7 @@ static int bring_up(struct svio_dsa_wq *wq)
 	}
 }
 
-int svio_dsa_wq_create(struct svio_dsa *dsa, struct svio_sva_bond *bond, const struct svio_dsa_wq_opts *user, struct svio_dsa_wq **wqp)
+int dsa_wq_new(struct svio_dsa *dsa, struct svio_sva_bond *bond, const struct svio_dsa_wq_opts *user, void *mem, struct svio_dsa_wq **wqp)
 {
 	struct svio_dsa_wq_opts opts = { 0 };
 	struct svio_dsa_wq *wq;
@@ -418,10 +448,12 @@ int svio_dsa_wq_create(struct svio_dsa *dsa, struct svio_sva_bond *bond, const s
 	wq->countdown = wq->countdown_from = 8;
 	wq->tick_ns = svio_now_ns();
 	atomic_init(&wq->word, &dsa->alarm);
+	atomic_init(&wq->special, DSA_SPECIAL);
 	for (uint32_t i = 0; i < SVIO_ARRAY_SIZE(wq->reqs); i++)
 		wq->reqs[i].op = DSA_OP_FREE;
-	err = alloc_mem(wq);
+	err = alloc_mem(wq, mem);
 	if (err) {
+		wq->mem = mem ? NULL : wq->mem; /* not ours to free */
 		free_mem(wq);
 		return err;
 	}
@@ -437,17 +469,45 @@ int svio_dsa_wq_create(struct svio_dsa *dsa, struct svio_sva_bond *bond, const s
 		dsa->wq[index] = wq;
 	pthread_mutex_unlock(&dsa->lock);
 	if (index == dsa->wqs) {
+		wq->mem = mem ? NULL : wq->mem;
 		free_mem(wq);
 		return svio_fail(ENOSPC, "%s: all %u queues are in use; open the device with more (svio_dsa_opts.wqs)", dsa->name, dsa->wqs);
 	}
+	err = dsa_log_join(wq);
+	if (err) {
+		wq->mem = mem ? NULL : wq->mem;
+		dsa_wq_free(wq);
+		return err;
+	}
+	*wqp = wq;
+	return 0;
+}
+
+void dsa_wq_free(struct svio_dsa_wq *wq)
+{
+	struct svio_dsa *dsa = wq->dsa;
+
+	dsa_log_leave(wq);
+	pthread_mutex_lock(&dsa->lock);
+	dsa->wq[wq->index] = NULL;
+	if (dsa->cmd.result == &wq->cmd_result)
+		dsa->cmd.result = &dsa->nobodys_result;
+	pthread_mutex_unlock(&dsa->lock);
+	free_mem(wq);
+}
+
+int svio_dsa_wq_create(struct svio_dsa *dsa, struct svio_sva_bond *bond, const struct svio_dsa_wq_opts *opts, struct svio_dsa_wq **wqp)
+{
+	struct svio_dsa_wq *wq;
+	int err;
+
+	*wqp = NULL;
+	err = dsa_wq_new(dsa, bond, opts, NULL, &wq);
+	if (err)
+		return err;
 	err = bring_up(wq);
 	if (err) {
-		pthread_mutex_lock(&dsa->lock);
-		dsa->wq[index] = NULL;
-		if (dsa->cmd.result == &wq->cmd_result)
-			dsa->cmd.result = &dsa->nobodys_result;
-		pthread_mutex_unlock(&dsa->lock);
-		free_mem(wq);
+		dsa_wq_free(wq);
 		return err;
 	}
 	wq->created = true;
@@ -497,16 +557,15 @@ void svio_dsa_wq_destroy(struct svio_dsa_wq *wq)
 		return;
 	dsa = wq->dsa;
 	if (wq->state == DSA_WQ_LIVE)
-		park(wq); /* nothing more reaches the portal */
+		dsa_park(wq); /* nothing more reaches the portal */
 	pthread_mutex_lock(&dsa->lock);
 	if (!stop_queue(wq)) {
 		svio_log_warn("%s: queue %u cannot be stopped: the device loses its access to memory", dsa->name, wq->index);
 		dsa_set_gone(dsa, false);
 	}
-	dsa->wq[wq->index] = NULL;
 	pthread_mutex_unlock(&dsa->lock);
 	end(wq, UINT32_MAX, -ECANCELED);
-	free_mem(wq);
+	dsa_wq_free(wq);
 }
 
 static int poller_poll(void *ctx)

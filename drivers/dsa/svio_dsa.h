@@ -24,7 +24,8 @@
  * without waiting: the device is reset and set up again in small steps, one a poll of any of its queues, and each queue
  * enables itself at its own next polls. Operations in flight complete with -ECANCELED, or are sent again
  * (SVIO_DSA_REQUEUE), in both cases not before the device has certainly stopped. Under SVIO_DSA_REQUEUE a copy between
- * overlapping ranges is canceled all the same: how far it got is not known, and its source may be overwritten. Operations submitted meanwhile
+ * overlapping ranges is canceled all the same: how far it got is not known, and its source may be overwritten. (The rule in full:
+ * svio_dsa_migrate.h.) Operations submitted meanwhile
  * are sent when the device is back. After SVIO_EV_GONE or SVIO_EV_REQ everything completes with -ENODEV. Every operation
  * completes exactly once.
  */
@@ -40,6 +41,7 @@ extern "C" {
 
 struct svio_dsa;
 struct svio_dsa_wq;
+struct svio_migrate_area;
 
 /* ---- the device ------------------------------------------------------------------------------------ */
 
@@ -56,6 +58,9 @@ struct svio_dsa_opts {
 	 */
 	uint32_t timeout_ms;
 	uint32_t cmd_timeout_ms;     /* of the device's commands (enable, reset); 0 = 5000 */
+	/* Completion records and lists lie in this area, so that they can move with the device's own state (svio_dsa_migrate.h);
+	 * NULL: anywhere. */
+	struct svio_migrate_area *area;
 };
 
 /* Is that pair of PCI ids a device of this driver: hardware, or one of our models? */

@@ -119,10 +119,12 @@ static void release_pasid(struct svio_device *dev, uint32_t pasid)
 		svio_log_warn("%s: PASID %" PRIu32 " was not released: %s", svio_device_name(dev), pasid, svio_last_error());
 }
 
-static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_report *report)
+static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_report *report, uint32_t want)
 {
 	const char *name = svio_device_name(dev);
 
+	if (want && (err == -ENOSPC || err == -ERANGE || err == -EOVERFLOW))
+		return svio_fail(ERANGE, "%s: PASID %" PRIu32 " is not to be had here", name, want);
 	switch (err) {
 	case -EDQUOT:
 		return svio_fail(EDQUOT, "%s: no bond more: its users have the %" PRIu32 " that are allowed; end one of them, or "
@@ -146,11 +148,11 @@ static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_
 	}
 }
 
-/* Ask for a PASID, checked; *fd is the bond's descriptor, or -1. What fails leaves nothing. */
-static int ask(struct svio_device *dev, const struct svio_sva_report *report, uint32_t *pasid, int *fd)
+/* Ask for a PASID (`want`; 0: any), checked; *fd is the bond's descriptor, or -1. What fails leaves nothing. */
+static int ask(struct svio_device *dev, const struct svio_sva_report *report, uint32_t want, uint32_t *pasid, int *fd)
 {
 	uint32_t limit = UINT32_C(1) << SVIO_MIN(report->info.pasid_bits, 20u);
-	struct svio_sva_bind req = { .bond_fd = -1 };
+	struct svio_sva_bind req = { .min = want, .max = want, .bond_fd = -1 };
 	struct svio_device_info info;
 	int err;
 
@@ -158,12 +160,12 @@ static int ask(struct svio_device *dev, const struct svio_sva_report *report, ui
 		err = svio_device_feature(dev, SVIO_FEATURE_SET, SVIO_VFIO_FEATURE_SVA_BIND, &req, sizeof(req));
 	while (err == -EINTR);
 	if (err)
-		return explain_bind(dev, err, report);
+		return explain_bind(dev, err, report, want);
 	/* Over vfio-user a number in this field is no descriptor of ours, whatever the server wrote. */
 	svio_device_get_info(dev, &info);
 	if (info.transport == SVIO_TRANSPORT_USER)
 		req.bond_fd = -1;
-	if (req.pasid == 0 || req.pasid >= limit) { /* PASID 0 is what requests without one use (Intel VT-d §3.5) */
+	if (req.pasid == 0 || req.pasid >= limit || (want && req.pasid != want)) { /* PASID 0 is what requests without one use (Intel VT-d §3.5) */
 		release_pasid(dev, req.pasid);
 		if (req.bond_fd >= 0)
 			close(req.bond_fd);
@@ -175,14 +177,14 @@ static int ask(struct svio_device *dev, const struct svio_sva_report *report, ui
 	return 0;
 }
 
-static int bind_native(struct svio_device *dev, const struct svio_sva_report *report, struct svio_sva_bond **bondp)
+static int bind_native(struct svio_device *dev, const struct svio_sva_report *report, uint32_t want, struct svio_sva_bond **bondp)
 {
 	struct bond *b = bond_new(dev, SVIO_SVA_NATIVE, report);
 	int err;
 
 	if (!b)
 		return -ENOMEM;
-	err = ask(dev, report, &b->pasid, &b->fd);
+	err = ask(dev, report, want, &b->pasid, &b->fd);
 	if (err) {
 		bond_free(b);
 		return err;
@@ -204,7 +206,7 @@ static int renew(struct bond *b)
 
 	if (b->mode != SVIO_SVA_NATIVE || !has_ended(b))
 		return 0;
-	err = ask(b->dev, &b->report, &b->pasid, &fd);
+	err = ask(b->dev, &b->report, 0, &b->pasid, &fd);
 	if (err)
 		return err;
 	close(b->fd);
@@ -254,7 +256,7 @@ static int bind_locked(struct svio_device *dev, struct svio_ioas *ioas, uint32_t
 	if (err)
 		return err;
 	if (report.mode == SVIO_SVA_NATIVE && !(flags & SVIO_SVA_WANT_IDENTITY))
-		return bind_native(dev, &report, bondp);
+		return bind_native(dev, &report, 0, bondp);
 	if (flags & SVIO_SVA_WANT_NATIVE)
 		return svio_fail(EOPNOTSUPP, "%s: no native SVA: %s", svio_device_name(dev), report.why);
 	if (b) {
@@ -275,6 +277,44 @@ int svio_sva_bind(struct svio_device *dev, struct svio_ioas *ioas, uint32_t flag
 		return svio_fail(EINVAL, "%s: SVA flags %#x", svio_device_name(dev), flags);
 	pthread_mutex_lock(&lock);
 	err = bind_locked(dev, ioas, flags, bondp);
+	pthread_mutex_unlock(&lock);
+	return err;
+}
+
+static int bind_pasid_locked(struct svio_device *dev, uint32_t pasid, struct svio_sva_bond **bondp)
+{
+	struct bond *b = find_same(dev, NULL, SVIO_SVA_NATIVE);
+	struct svio_sva_report report;
+	int err;
+
+	if (b) {
+		err = renew(b);
+		if (err)
+			return err;
+		if (b->pasid != pasid)
+			return svio_fail(ERANGE, "%s: this process is bound with PASID %" PRIu32 " already, not %" PRIu32,
+					 svio_device_name(dev), b->pasid, pasid);
+		b->refs++;
+		*bondp = b->seen;
+		return 0;
+	}
+	err = svio_sva_get_report(dev, &report);
+	if (err)
+		return err;
+	if (report.mode != SVIO_SVA_NATIVE)
+		return svio_fail(EOPNOTSUPP, "%s: no native SVA: %s", svio_device_name(dev), report.why);
+	return bind_native(dev, &report, pasid, bondp);
+}
+
+int svio_sva_bind_pasid(struct svio_device *dev, uint32_t pasid, struct svio_sva_bond **bondp)
+{
+	int err;
+
+	*bondp = NULL;
+	if (pasid == 0 || pasid == SVIO_SVA_PASID_NONE)
+		return svio_fail(EINVAL, "%s: PASID %" PRIu32 " is none", svio_device_name(dev), pasid);
+	pthread_mutex_lock(&lock);
+	err = bind_pasid_locked(dev, pasid, bondp);
 	pthread_mutex_unlock(&lock);
 	return err;
 }

@@ -68,7 +68,7 @@ enum svio_sva_flags {
 struct svio_sva_bond {
 	enum svio_sva_mode mode;
 	uint32_t pasid;		      /* SVIO_SVA_PASID_NONE without one */
-	const struct svio_ioas *ioas; /* identity: what translates */
+	struct svio_ioas *ioas;	      /* identity: what translates */
 	uint32_t info_flags;	      /* native: SVIO_SVA_INFO_* of the device (page requests, ATS, simulated) */
 	struct svio_device *dev;
 };
@@ -96,6 +96,12 @@ int svio_sva_get_report(struct svio_device *dev, struct svio_sva_report *report)
  * being reset, or the process has LAM enabled, -EPERM the peer may not reach this process's memory, -ENODEV gone, -ENOMEM.
  */
 int svio_sva_bind(struct svio_device *dev, struct svio_ioas *ioas, uint32_t flags, struct svio_sva_bond **bondp);
+
+/*
+ * The same, native or an error, and with this PASID: for a device whose state was moved here and names it. -ERANGE it is not to be had: taken,
+ * more than the device's bits, or this process has another one; where PASIDs can be chosen, report.info.flags has SVIO_SVA_INFO_RANGE.
+ */
+int svio_sva_bind_pasid(struct svio_device *dev, uint32_t pasid, struct svio_sva_bond **bondp);
 
 /*
  * Has the bond ended behind our back (a reset of the function), bind again; bond->pasid may be another one then, and what users hold of

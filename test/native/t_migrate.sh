@@ -14,7 +14,7 @@ background()
 {
 	local name=$1
 	shift
-	timeout -k 1 $((limit * 2)) "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
+	timeout -k 1 $((limit * 2 + moves * 20)) "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
 	bg=$!
 	started+=("$bg")
 	[ "$2" = serve ] || runs+=("$bg")

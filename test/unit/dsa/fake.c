@@ -24,8 +24,8 @@ int __wrap_nanosleep(const struct timespec *ts, struct timespec *rem);
 
 uint64_t __wrap_svio_now_ns(void)
 {
-	if (the_device)
-		fake_run(the_device);
+	for (struct svio_device *dev = the_device; dev; dev = dev->prev)
+		fake_run(dev);
 	return fake_now += 1000;
 }
 
@@ -50,6 +50,50 @@ uint64_t svio_ioas_lookup(const struct svio_ioas *ioas, uint64_t va, uint64_t le
 	(void)va;
 	(void)len;
 	return SVIO_IOVA_BAD;
+}
+
+bool fake_in_arena(const void *ptr, uint64_t len)
+{
+	uint64_t off = (uint64_t)((uintptr_t)ptr - (uintptr_t)arena);
+
+	return len && off < FAKE_ARENA && len <= FAKE_ARENA - off;
+}
+
+void *svio_ioas_va(struct svio_ioas *ioas, uint64_t iova, uint64_t len)
+{
+	void *ptr = (void *)(uintptr_t)(iova - FAKE_DELTA);
+
+	(void)ioas;
+	return fake_in_arena(ptr, len) ? ptr : NULL;
+}
+
+void svio_ioas_get_stats(struct svio_ioas *ioas, struct svio_ioas_stats *stats)
+{
+	(void)ioas;
+	*stats = (struct svio_ioas_stats){ .identity = FAKE_DELTA == 0 };
+}
+
+void svio_ioas_log_add(struct svio_ioas *ioas, struct svio_ioas_log *log)
+{
+	CU_ASSERT_PTR_EQUAL(ioas, fake_ioas);
+	CU_ASSERT_PTR_NULL(log->dev->log);
+	log->dev->log = log;
+}
+
+void svio_ioas_log_remove(struct svio_ioas *ioas, struct svio_ioas_log *log)
+{
+	CU_ASSERT_PTR_EQUAL(ioas, fake_ioas);
+	CU_ASSERT_PTR_EQUAL(log->dev->log, log);
+	log->dev->log = NULL;
+}
+
+uint8_t *fake_dirty_table(void)
+{
+	static uint8_t *pages;
+
+	if (!pages)
+		pages = calloc(1, FAKE_ARENA >> SVIO_DIRTY_SHIFT);
+	return (uint8_t *)((uintptr_t)pages - ((uintptr_t)arena >> SVIO_DIRTY_SHIFT));
 }
 
 static uint8_t *arena_take(size_t len)
@@ -88,6 +132,25 @@ void svio_mem_free(void *ptr)
 	mem_out -= ptr != NULL;
 }
 
+/* Areas: the arena is one. */
+void *svio_migrate_alloc(struct svio_migrate_area *area, uint64_t len, uint64_t align)
+{
+	(void)area;
+	return svio_mem_alloc(len, align, -1);
+}
+
+void svio_migrate_free(struct svio_migrate_area *area, void *ptr)
+{
+	(void)area;
+	svio_mem_free(ptr);
+}
+
+bool svio_migrate_allocated(struct svio_migrate_area *area, const void *ptr, uint64_t len)
+{
+	(void)area;
+	return fake_in_arena(ptr, len);
+}
+
 size_t fake_mem_out(void)
 {
 	return mem_out;
@@ -120,15 +183,18 @@ void fake_absent(struct svio_device *dev, const void *page, bool nothing)
 /* As lib/sva's, but one page only, so that every absent page is a stop. */
 int __wrap_svio_sva_touch(const void *ptr, uint64_t len, bool write)
 {
-	int i = find_absent(the_device, (uintptr_t)ptr & ~UINT64_C(4095));
-
 	CU_ASSERT_TRUE(len > 0);
 	(void)write;
-	the_device->touches++;
-	if (i >= 0 && the_device->absent[i].nothing)
-		return svio_fail(EFAULT, "nothing there");
-	if (i >= 0 && !the_device->stubborn)
-		the_device->absent[i] = the_device->absent[--the_device->num_absent];
+	/* Memory is the process's: all devices see it alike. */
+	for (struct svio_device *dev = the_device; dev; dev = dev->prev) {
+		int i = find_absent(dev, (uintptr_t)ptr & ~UINT64_C(4095));
+
+		dev->touches++;
+		if (i >= 0 && dev->absent[i].nothing)
+			return svio_fail(EFAULT, "nothing there");
+		if (i >= 0 && !dev->stubborn)
+			dev->absent[i] = dev->absent[--dev->num_absent];
+	}
 	return 0;
 }
 
@@ -137,11 +203,11 @@ int __wrap_svio_sva_renew(struct svio_sva_bond *bond);
 
 int __wrap_svio_sva_renew(struct svio_sva_bond *bond)
 {
-	if (the_device->renew_err)
-		return svio_fail(the_device->renew_err, "no bond");
-	if (the_device->bond_ended)
+	if (bond->dev->renew_err)
+		return svio_fail(bond->dev->renew_err, "no bond");
+	if (bond->dev->bond_ended)
 		bond->pasid++;
-	the_device->bond_ended = false;
+	bond->dev->bond_ended = false;
 	return 0;
 }
 
@@ -333,6 +399,8 @@ void fake_execute(struct svio_device *dev, uint32_t n)
 	memmove(&dev->taken[n], &dev->taken[n + 1], (dev->num_taken - n - 1) * sizeof(d));
 	dev->num_taken--;
 	d.int_handle = 0;
+	if (wq_mode(dev, wq) & DSA_WQCFG_PASID_EN && le32toh(d.pasid) != DSA_WQCFG_PASID_OF(wq_mode(dev, wq)))
+		dev->bad_desc++; /* another process's */
 	one(dev, &d, wq_mode(dev, wq) & DSA_WQCFG_PASID_EN);
 }
 
@@ -357,14 +425,30 @@ void fake_run(struct svio_device *dev)
 			dev->overruns += dev->num_taken > FAKE_WQS * 64;
 		}
 	}
-	while (dev->num_taken)
+	while (dev->num_taken && fake_now >= dev->stall_until)
 		fake_execute(dev, dev->reverse ? dev->num_taken - 1 : 0);
 }
 
 /* ---- registers -------------------------------------------------------------------------------------------- */
 
+/* As far as hardware might have come, without telling. */
+static void do_half(const struct dsa_desc *d, bool native)
+{
+	uint64_t delta = native ? 0 : FAKE_DELTA;
+	uint8_t *dst = (void *)(uintptr_t)(le64toh(d->dst) - delta);
+	const uint8_t *src = (void *)(uintptr_t)(le64toh(d->src) - delta);
+
+	if (DSA_DESC_OP_OF(le32toh(d->op_flags)) == DSA_OP_BATCH)
+		for (uint32_t i = 0; i < le32toh(d->count); i++)
+			do_half((const struct dsa_desc *)(const void *)(uintptr_t)(le64toh(d->desc_list) - delta) + i, native);
+	if (DSA_DESC_OP_OF(le32toh(d->op_flags)) == DSA_OP_MEMMOVE)
+		memmove(dst, src, le32toh(d->size) / 2);
+}
+
 static void device_reset(struct svio_device *dev)
 {
+	for (uint32_t i = 0; dev->half && i < dev->num_taken; i++)
+		do_half(&dev->taken[i], wq_mode(dev, le16toh(dev->taken[i].int_handle)) & DSA_WQCFG_PASID_EN);
 	dev->gensts = DSA_GENSTS_DISABLED;
 	memset(dev->wqcfg, 0, sizeof(dev->wqcfg));
 	memset(dev->grpcfg, 0, sizeof(dev->grpcfg));
@@ -570,18 +654,22 @@ void svio_device_hook_remove(struct svio_device *dev, struct svio_device_hook *h
 	dev->hook = NULL;
 }
 
-static struct svio_bar portal_bar;
 
 int svio_bar_map(struct svio_device *dev, uint32_t region, uint64_t off, size_t len, uint32_t flags, struct svio_bar **barp)
 {
+	struct svio_bar *bar;
+
 	(void)flags;
 	*barp = NULL;
 	if (region == 0 || dev->no_portals)
 		return svio_fail(EINVAL, "not mappable");
 	CU_ASSERT_TRUE(region == 2 && off == 0 && len <= FAKE_WQS * DSA_PORTAL_STRIDE);
-	portal_bar = (struct svio_bar){ .addr = dev->portals, .len = len, .region = region, .dev = dev };
+	bar = malloc(sizeof(*bar));
+	if (!bar)
+		return svio_fail(ENOMEM, "no memory");
+	*bar = (struct svio_bar){ .addr = dev->portals, .len = len, .region = region, .dev = dev };
 	dev->bars++;
-	*barp = &portal_bar;
+	*barp = bar;
 	return 0;
 }
 
@@ -589,6 +677,7 @@ void svio_bar_unmap(struct svio_bar *bar)
 {
 	if (bar)
 		bar->dev->bars--;
+	free(bar);
 }
 
 int svio_bar_restore(struct svio_device *dev)
@@ -660,7 +749,8 @@ struct svio_device *fake_new(void)
 		if (arena == MAP_FAILED)
 			abort();
 	}
-	arena_used = 0;
+	if (!the_device)
+		arena_used = 0;
 	the_ioas.hot.near[0] = (struct svio_ioas_hot_range){ (uintptr_t)arena, FAKE_ARENA, FAKE_DELTA };
 	atomic_init(&the_ioas.hot.range, &the_ioas.hot.near[0]);
 	svio_log_set(SVIO_LOG_INFO, silent, NULL);
@@ -681,17 +771,40 @@ struct svio_device *fake_new(void)
 	dev->offsets = GRPCFG / DSA_OFFSETS_UNIT | (WQCFG / DSA_OFFSETS_UNIT) << 16;
 	dev->fail_cmd = dev->hang_cmd = -1;
 	dev->decoding = true;
+	dev->prev = the_device;
 	the_device = dev;
 	return dev;
+}
+
+struct svio_device *fake_move(struct svio_device *dev)
+{
+	struct svio_device *to = fake_new();
+	struct svio_device keep = *to;
+
+	*to = *dev;
+	to->hot = keep.hot;
+	to->prev = keep.prev;
+	to->portals = keep.portals;
+	to->hook = NULL;
+	to->log = NULL;
+	to->bars = 0;
+	memcpy(to->portals, dev->portals, FAKE_WQS * DSA_PORTAL_STRIDE);
+	device_reset(dev);
+	return to;
 }
 
 void fake_free(struct svio_device *dev)
 {
 	CU_ASSERT_EQUAL(dev->bars, 0);
 	CU_ASSERT_PTR_NULL(dev->hook);
+	CU_ASSERT_PTR_NULL(dev->log);
 	CU_ASSERT_EQUAL(dev->bad_desc, 0);
 	CU_ASSERT_EQUAL(dev->overruns, 0);
-	the_device = NULL;
+	for (struct svio_device **p = &the_device; *p; p = &(*p)->prev)
+		if (*p == dev) {
+			*p = dev->prev;
+			break;
+		}
 	free(dev->portals);
 	free(dev);
 }

@@ -14,6 +14,7 @@
 
 #include "dsa_spec.h"
 #include "svio_dsa.h"
+#include "svio_dsa_migrate.h"
 
 #define FAKE_DELTA UINT64_C(0x10000000000)
 #define FAKE_WQS   4u
@@ -23,6 +24,7 @@
 
 struct svio_device {
 	struct svio_device_hot hot;
+	struct svio_device *prev; /* the fake made before this one, and not freed */
 
 	/* What the test sets before it opens the driver. */
 	struct svio_device_info info;
@@ -35,6 +37,8 @@ struct svio_device {
 	bool reverse;  /* executes the youngest first */
 	bool lose;     /* takes descriptors and forgets them */
 	bool stop;     /* takes nothing */
+	uint64_t stall_until; /* takes, and executes nothing before this time */
+	bool half;     /* a reset meets every copy half done, forwards, without a record */
 	bool stubborn; /* touching a page does not make it present */
 	uint8_t force; /* every record gets this status, if not 0 */
 	uint8_t force_result;
@@ -52,6 +56,7 @@ struct svio_device {
 	bool master, decoding, gone, revoked, bond_ended;
 	int renew_err;
 	struct svio_device_hook *hook;
+	struct svio_ioas_log *log; /* the driver's, or NULL */
 
 	/* Absent pages; nothing: what touching does not help with. */
 	struct {
@@ -70,6 +75,8 @@ extern struct svio_ioas *const fake_ioas;
 
 struct svio_device *fake_new(void);
 void fake_free(struct svio_device *dev);
+/* Another device with all of dev's state: registers, portals, descriptors. dev is reset. */
+struct svio_device *fake_move(struct svio_device *dev);
 void fake_run(struct svio_device *dev);
 void fake_execute(struct svio_device *dev, uint32_t n); /* the n-th taken descriptor */
 void fake_absent(struct svio_device *dev, const void *page, bool nothing);
@@ -79,6 +86,8 @@ void fake_function_reset(struct svio_device *dev, bool hooks);
 void fake_unplug(struct svio_device *dev);
 size_t fake_mem_out(void);
 uint8_t *fake_buf(size_t len); /* zeroed memory of the arena */
+bool fake_in_arena(const void *ptr, uint64_t len);
+uint8_t *fake_dirty_table(void); /* one byte a page of the arena, at svio_dirty_mark()'s index of it */
 
 /* What a callback has seen: cb(struct seen *, …). */
 struct seen {

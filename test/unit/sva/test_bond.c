@@ -38,11 +38,13 @@ static int bind_feature(struct svio_device *dev, struct svio_sva_bind *req, size
 {
 	int pair[2];
 
-	if (size != sizeof(*req) || req->flags || req->reserved || req->min || req->max)
+	if (size != sizeof(*req) || req->flags || req->reserved || req->min != req->max)
 		return svio_fail(EINVAL, "not as the definition says");
 	dev->well_formed++;
 	if (dev->bind_err)
 		return svio_fail(dev->bind_err, "simulated refusal");
+	if (req->min && req->min != dev->pasid)
+		return svio_fail(ENOSPC, "taken");
 	if (!(dev->info.flags & SVIO_SVA_INFO_NATIVE))
 		return svio_fail(EOPNOTSUPP, "no native mode");
 	req->pasid = dev->pasid;
@@ -182,6 +184,31 @@ static void test_native(void)
 	CU_ASSERT_EQUAL(unit_count_fds(), fds);
 	CU_ASSERT_EQUAL(maps_now(), maps);
 	svio_sva_unbind(NULL);
+}
+
+/* What a moved device's state names: this one, or an error, and no other. */
+static void test_pasid(void)
+{
+	struct svio_device dev = native(), none = { 0 };
+	struct svio_sva_bond *a, *b;
+
+	CU_ASSERT_EQUAL(svio_sva_bind_pasid(&dev, 0, &a), -EINVAL);
+	CU_ASSERT_EQUAL(svio_sva_bind_pasid(&dev, SVIO_SVA_PASID_NONE, &a), -EINVAL);
+	CU_ASSERT_EQUAL(svio_sva_bind_pasid(&dev, 36, &a), -ERANGE);
+	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "PASID 36"));
+	CU_ASSERT_EQUAL(dev.count, 0);
+	CU_ASSERT_EQUAL_FATAL(svio_sva_bind_pasid(&dev, 37, &a), 0);
+	CU_ASSERT_EQUAL(a->pasid, 37);
+	CU_ASSERT_EQUAL(svio_sva_bind_pasid(&dev, 37, &b), 0);
+	CU_ASSERT_PTR_EQUAL(a, b);
+	CU_ASSERT_EQUAL(svio_sva_bind_pasid(&dev, 38, &b), -ERANGE);
+	svio_sva_unbind(a);
+	svio_sva_unbind(a);
+	CU_ASSERT_EQUAL(dev.count, 0);
+	CU_ASSERT_TRUE(closed(&dev));
+	close(dev.fd);
+	none.info_err = -ENOTTY;
+	CU_ASSERT_EQUAL(svio_sva_bind_pasid(&none, 37, &a), -EOPNOTSUPP);
 }
 
 static void test_close_on_exec(void)
@@ -456,6 +483,7 @@ static void test_threads(void)
 
 static const struct unit_test tests[] = {
 	{ "a native bond is shared, counted and released", test_native },
+	{ "a PASID of the caller's choice", test_pasid },
 	{ "its descriptor does not outlive exec", test_close_on_exec },
 	{ "an identity bond knows registered memory only", test_identity },
 	{ "each reason against native has its words", test_reasons },
