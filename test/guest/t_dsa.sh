@@ -5,7 +5,8 @@
 # can (stock, 7.3), by registered memory where it cannot (backports, 6.12). The device is simulated, the kernel's IOMMU, VFIO and memory
 # code is not. usage: t_dsa.sh [stock|backports]
 #
-# not for: bookworm (until svio_simdev loads on 6.12)
+# not for: bookworm (svio_simdev needs Linux 6.12)
+# also for: backports
 set -uo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 build=${SVIO_BUILD:-$top/build}
@@ -15,18 +16,8 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/t-dsa.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
 
-# The modules need their sources, the registers and the uapi, no more of the tree.
-mkdir -p "$dir/tree/drivers" "$dir/modules"
-cp -a "$top/kernel" "$dir/tree/"
-cp -a "$top/drivers/dsa" "$dir/tree/drivers/"
-"$top/config/lab.sh" prepare "$kernel" >"$dir/log" 2>&1 || { cat "$dir/log"; echo "not ok - dsa: lab: prepare $kernel"; exit 1; }
-for module in svio_simdev svio_vfio_pci; do
-	"$top/config/lab.sh" module "$kernel" "$dir/tree" kernel/$module "$dir/modules" >"$dir/log" 2>&1 || {
-		tail -n 30 "$dir/log" | sed 's/^/# /'
-		echo "not ok - dsa: $module builds for $kernel"
-		exit 1
-	}
-done
+mkdir "$dir/modules"
+"$top/test/guest/lib/build_modules" dsa "$kernel" "$dir/modules" svio_simdev svio_vfio_pci || exit 1
 
 status=0
 "$top/test/guest/vm" --kernel "$kernel" --timeout 500 --append 'memmap=2M$0x30000000' --add "$dir/modules:/modules" \
