@@ -16,13 +16,13 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include "dirty_priv.h"
+#include "ptracer.h"
 
 #define MAX_THREADS 4096u
 #define STACK	    (256u << 10)
@@ -219,11 +219,11 @@ int svio__dirty_freeze(int (*fn)(void *ctx), void *ctx)
 	if (pid < 0) {
 		rc = -errno;
 	} else {
-		prctl(PR_SET_PTRACER, pid); /* where Yama lets only ancestors trace; without Yama it fails */
+		svio__ptracer_borrow(pid); /* where Yama lets only ancestors trace */
 		atomic_store_explicit(&f->go, true, memory_order_release);
 		while (syscall(SYS_wait4, pid, &status, __WALL, NULL) < 0 && errno == EINTR)
 			;
-		prctl(PR_SET_PTRACER, 0);
+		svio__ptracer_return();
 		rc = f->err;
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "ptracer.h"
 #include "sva_priv.h"
 
 struct bond {
@@ -24,6 +25,7 @@ struct bond {
 	uint32_t pasid;
 	unsigned int refs;
 	pid_t pid; /* of the process whose address space it is */
+	pid_t tracer; /* the server's process, which was let in; 0: none */
 	int fd;	   /* -1: the connection, or the device's file, is the lifetime */
 	struct svio_sva_report report;
 };
@@ -57,6 +59,8 @@ static struct bond *find_same(const struct svio_device *dev, const struct svio_i
 
 static void bond_free(struct bond *b)
 {
+	if (b->tracer && b->pid == getpid())
+		svio__ptracer_revoke(b->tracer);
 	if (b->fd >= 0)
 		close(b->fd);
 	if (b->seen)
@@ -119,7 +123,30 @@ static void release_pasid(struct svio_device *dev, uint32_t pasid)
 		svio_log_warn("%s: PASID %" PRIu32 " was not released: %s", svio_device_name(dev), pasid, svio_last_error());
 }
 
-static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_report *report, uint32_t want)
+/* tracer_err: what became of letting the server in. */
+static int explain_access(struct svio_device *dev, int tracer_err)
+{
+	const char *name = svio_device_name(dev);
+	int scope = svio__ptracer_scope();
+
+	if (scope > 1)
+		return svio_fail(EPERM, "%s: kernel.yama.ptrace_scope is %d, so no unprivileged process reaches another's memory; "
+				 "%s", name, scope, scope == 2 ? "give the server CAP_SYS_PTRACE, or run: sysctl kernel.yama.ptrace_scope=1" :
+				 "boot without it, or use registered memory (identity mode)");
+	if (scope == 1 && tracer_err == -EBUSY)
+		return svio_fail(EPERM, "%s: this process has let the server of another device reach its memory, and "
+				 "kernel.yama.ptrace_scope=1 allows one server at a time; serve both from one process, or run: "
+				 "sysctl kernel.yama.ptrace_scope=0", name);
+	if (scope == 1 && tracer_err)
+		return svio_fail(EPERM, "%s: the server's process cannot be let in (%s), which kernel.yama.ptrace_scope=1 asks for; "
+				 "if it runs in a container, run both in the same, or: sysctl kernel.yama.ptrace_scope=0", name,
+				 strerror(-tracer_err));
+	return svio_fail(EPERM, "%s: the device's process may not reach this one's memory; run both as the same user%s", name,
+			 scope == 1 ? " (kernel.yama.ptrace_scope=1 is not the reason: the server has been let in)" : "");
+}
+
+static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_report *report, uint32_t want,
+			int tracer_err)
 {
 	const char *name = svio_device_name(dev);
 
@@ -139,8 +166,7 @@ static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_
 		return svio_fail(EBUSY, "%s: cannot bind now: the device is being reset, or this process uses LAM", name);
 	case -EPERM:
 	case -EACCES:
-		return svio_fail(EPERM, "%s: the device's process may not reach this one's memory; run both as the same user, and "
-				 "see kernel.yama.ptrace_scope", name);
+		return explain_access(dev, tracer_err);
 	case -ENODEV:
 		return err;
 	default:
@@ -148,8 +174,29 @@ static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_
 	}
 }
 
-/* Ask for a PASID (`want`; 0: any), checked; *fd is the bond's descriptor, or -1. What fails leaves nothing. */
-static int ask(struct svio_device *dev, const struct svio_sva_report *report, uint32_t want, uint32_t *pasid, int *fd)
+/* The process that will read and write our memory, if it is neither the kernel nor we. 0, or why it could not be let in. */
+static int let_in(struct svio_device *dev, pid_t *tracer)
+{
+	struct svio_device_info info;
+	int err;
+
+	svio_device_get_info(dev, &info);
+	if (info.transport != SVIO_TRANSPORT_USER)
+		return 0;
+	if (!info.server_pid)
+		return -ESRCH;
+	err = svio__ptracer_allow(info.server_pid);
+	if (!err)
+		*tracer = info.server_pid;
+	return err;
+}
+
+/*
+ * Ask for a PASID (`want`; 0: any), checked; *fd is the bond's descriptor, or -1. What fails leaves nothing. tracer_err: what
+ * became of letting the server in; it may not need that.
+ */
+static int ask(struct svio_device *dev, const struct svio_sva_report *report, uint32_t want, int tracer_err, uint32_t *pasid,
+	       int *fd)
 {
 	uint32_t limit = UINT32_C(1) << SVIO_MIN(report->info.pasid_bits, 20u);
 	struct svio_sva_bind req = { .min = want, .max = want, .bond_fd = -1 };
@@ -160,7 +207,7 @@ static int ask(struct svio_device *dev, const struct svio_sva_report *report, ui
 		err = svio_device_feature(dev, SVIO_FEATURE_SET, SVIO_VFIO_FEATURE_SVA_BIND, &req, sizeof(req));
 	while (err == -EINTR);
 	if (err)
-		return explain_bind(dev, err, report, want);
+		return explain_bind(dev, err, report, want, tracer_err);
 	/* Over vfio-user a number in this field is no descriptor of ours, whatever the server wrote. */
 	svio_device_get_info(dev, &info);
 	if (info.transport == SVIO_TRANSPORT_USER)
@@ -184,7 +231,8 @@ static int bind_native(struct svio_device *dev, const struct svio_sva_report *re
 
 	if (!b)
 		return -ENOMEM;
-	err = ask(dev, report, want, &b->pasid, &b->fd);
+	err = let_in(dev, &b->tracer);
+	err = ask(dev, report, want, err, &b->pasid, &b->fd);
 	if (err) {
 		bond_free(b);
 		return err;
@@ -206,7 +254,7 @@ static int renew(struct bond *b)
 
 	if (b->mode != SVIO_SVA_NATIVE || !has_ended(b))
 		return 0;
-	err = ask(b->dev, &b->report, 0, &b->pasid, &fd);
+	err = ask(b->dev, &b->report, 0, 0, &b->pasid, &fd);
 	if (err)
 		return err;
 	close(b->fd);

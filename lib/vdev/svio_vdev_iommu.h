@@ -28,7 +28,7 @@
  * A process bond ends by itself, in that every access faults for good, when the process ends or calls exec(): its address space is
  * held open through /proc/PID/mem, which tells both, and whose id cannot be used again. Only a process of the server's own user can be
  * bound, and the kernel must allow ptrace(2) access to it: Yama's ptrace_scope 1 asks of the client
- * prctl(PR_SET_PTRACER, the server's pid).
+ * prctl(PR_SET_PTRACER, the server's pid), which lib/sva does while there is a bond.
  *
  * A page of a process that is served by that process itself, by userfaultfd(2) or a FUSE file, holds up the server until it is served: a server
  * for clients that do not trust each other serves one of them.

@@ -94,6 +94,7 @@ struct svio_device_info {
 	uint8_t revision;
 	int numa_node;	 /* -1 unknown */
 	int iommu_group; /* -1 not kernel VFIO */
+	int server_pid;	 /* of the process that listens on a vfio-user socket (SO_PEERCRED); 0: none, this one, or not known */
 	uint32_t pci_quirks; /* enum svio_pci_quirk */
 };
 

@@ -102,6 +102,17 @@ static int get_fd(struct svio_device *dev, struct user *u, int *fd)
 	return svio__sim_start(dev->name + strlen("sim:"), fd, &u->sim);
 }
 
+/* 0 in another pid namespace than the server's. */
+static pid_t server_of(const struct user *u, int fd)
+{
+	struct ucred cred = { 0 };
+	socklen_t len = sizeof(cred);
+
+	if (u->sim || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) || cred.pid == getpid())
+		return 0;
+	return cred.pid;
+}
+
 static void user_free(struct user *u, bool forked)
 {
 	if (u->conn) {
@@ -121,6 +132,7 @@ static int user_open(struct svio_device *dev, const struct svio_device_opts *opt
 {
 	struct svio_dma_domain *domain;
 	struct user *u = calloc(1, sizeof(*u));
+	pid_t server = 0;
 	int err, fd = -1;
 
 	(void)opts; /* the timeout is in dev */
@@ -129,6 +141,8 @@ static int user_open(struct svio_device *dev, const struct svio_device_opts *opt
 	for (size_t i = 0; i < SVIO_ARRAY_SIZE(u->region); i++)
 		u->region[i].fd = -1;
 	err = get_fd(dev, u, &fd);
+	if (!err)
+		server = server_of(u, fd);
 	if (!err)
 		err = svio__user_conn_new(fd, dev->name, dev->msg_timeout_ms, &u->conn);
 	if (err) {
@@ -146,6 +160,7 @@ static int user_open(struct svio_device *dev, const struct svio_device_opts *opt
 	dev->priv = u;
 	dev->info.iommu_group = -1;
 	dev->info.numa_node = -1;
+	dev->info.server_pid = server;
 	svio__user_conn_set_device(u->conn, dev);
 	return 0;
 }

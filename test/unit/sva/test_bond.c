@@ -17,6 +17,7 @@
 struct svio_device {
 	struct svio_device_hot hot;
 	enum svio_transport transport;
+	pid_t server;
 	struct svio_sva_info info;
 	int info_err, bind_err;
 	bool no_bond_fd;
@@ -94,7 +95,32 @@ const char *__wrap_svio_device_name(const struct svio_device *dev)
 
 void __wrap_svio_device_get_info(const struct svio_device *dev, struct svio_device_info *info)
 {
-	*info = (struct svio_device_info){ .transport = dev->transport };
+	*info = (struct svio_device_info){ .transport = dev->transport, .server_pid = dev->server };
+}
+
+/* Yama, as lib/base sees it; test/unit/base/test_ptracer.c has the rest. */
+static int yama_scope, yama_err, let_in;
+static pid_t let_in_whom;
+
+int __wrap_svio__ptracer_scope(void);
+int __wrap_svio__ptracer_allow(pid_t pid);
+void __wrap_svio__ptracer_revoke(pid_t pid);
+
+int __wrap_svio__ptracer_scope(void)
+{
+	return yama_scope;
+}
+
+int __wrap_svio__ptracer_allow(pid_t pid)
+{
+	let_in_whom = pid;
+	let_in += !yama_err;
+	return yama_err;
+}
+
+void __wrap_svio__ptracer_revoke(pid_t pid)
+{
+	let_in -= pid == let_in_whom;
 }
 
 /* An ioas with one mapping, 0x10000 bytes, at IOVA = VA + 0x1000. */
@@ -287,6 +313,50 @@ static void test_reasons(void)
 	CU_ASSERT_EQUAL(svio_sva_bind(&dev, &ioas, 0, &a), -ENODEV);
 }
 
+/* The server is let in for as long as there is a bond; when it still may not, the sentence says why. */
+static void test_server_let_in(void)
+{
+	static const struct {
+		int scope, err;
+		const char *word;
+	} cases[] = {
+		{ 0, 0, "same user" }, { 1, 0, "not the reason" }, { 1, -EBUSY, "one server at a time" },
+		{ 1, -ESRCH, "container" }, { 2, 0, "CAP_SYS_PTRACE" }, { 3, 0, "boot without it" },
+	};
+	struct svio_device dev = native();
+	struct svio_sva_bond *a, *b;
+
+	let_in_whom = 0;
+	CU_ASSERT_EQUAL_FATAL(svio_sva_bind(&dev, &ioas, 0, &a), 0);
+	CU_ASSERT_EQUAL(let_in_whom, 0); /* the kernel needs nobody's leave */
+	svio_sva_unbind(a);
+	dev.transport = SVIO_TRANSPORT_USER;
+	dev.server = 77;
+	CU_ASSERT_EQUAL_FATAL(svio_sva_bind(&dev, &ioas, 0, &a), 0);
+	CU_ASSERT_EQUAL_FATAL(svio_sva_bind(&dev, &ioas, 0, &b), 0);
+	CU_ASSERT_EQUAL(let_in_whom, 77);
+	svio_sva_unbind(b);
+	CU_ASSERT_EQUAL(let_in, 1);
+	svio_sva_unbind(a);
+	CU_ASSERT_EQUAL(let_in, 0);
+	dev.bind_err = EPERM;
+	for (size_t i = 0; i < SVIO_ARRAY_SIZE(cases); i++) {
+		yama_scope = cases[i].scope;
+		yama_err = cases[i].err;
+		CU_ASSERT_EQUAL(svio_sva_bind(&dev, &ioas, 0, &a), -EPERM);
+		CU_ASSERT_TRUE(says(cases[i].word));
+		CU_ASSERT_EQUAL(let_in, 0);
+	}
+	/* A server with rights of its own needs none from us. */
+	dev.bind_err = 0;
+	yama_scope = 1;
+	yama_err = -EBUSY;
+	CU_ASSERT_EQUAL_FATAL(svio_sva_bind(&dev, &ioas, 0, &a), 0);
+	svio_sva_unbind(a);
+	CU_ASSERT_EQUAL(let_in, 0);
+	yama_scope = yama_err = 0;
+}
+
 /* A native mode that fails is an error with its own words: never a silent identity bond. */
 static void test_refusals(void)
 {
@@ -295,7 +365,7 @@ static void test_refusals(void)
 		const char *word;
 	} cases[] = {
 		{ EDQUOT, -EDQUOT, "1000" },	 { ENOSPC, -ENOSPC, "no PASID" },     { ERANGE, -ERANGE, "20 bits" },
-		{ EOVERFLOW, -ERANGE, "20 bits" }, { EBUSY, -EBUSY, "being reset" },    { EPERM, -EPERM, "ptrace" },
+		{ EOVERFLOW, -ERANGE, "20 bits" }, { EBUSY, -EBUSY, "being reset" },    { EPERM, -EPERM, "same user" },
 		{ ENOMEM, -ENOMEM, "cannot bind" }, { ENODEV, -ENODEV, "refusal" },
 	};
 	struct svio_device dev = native();
@@ -487,6 +557,7 @@ static const struct unit_test tests[] = {
 	{ "its descriptor does not outlive exec", test_close_on_exec },
 	{ "an identity bond knows registered memory only", test_identity },
 	{ "each reason against native has its words", test_reasons },
+		{ "a server is let in where Yama is active", test_server_let_in },
 	{ "a native mode that fails is an error", test_refusals },
 	{ "a server's number is no descriptor", test_foreign_fd },
 	{ "a child has no bond", test_fork },
