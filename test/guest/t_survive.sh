@@ -86,7 +86,6 @@ svio bind $b >/dev/null || echo "not ok - bind for the last"
 perf waited $b $v --time 600 --print-ready PULL-B --wait-replug --replug-timeout 2
 GUEST
 
-gone() { echo '{"execute":"device_del","arguments":{"id":"'"$1"'"}},{"wait":"DEVICE_DELETED","data":{"device":"'"$1"'"}}'; }
 come() { echo '{"execute":"device_add","arguments":{"driver":"nvme","id":"'"$1"'","bus":"'"$2"'","drive":"'"$3"'","serial":"'"$4"'"}}'; }
 boot --hugepages 64 --nvme "$dir/a.img" --disk "$dir/b.img" \
 	--add "$dir/guest.sh:/root/guest.sh" --add "$dir/plug.sh:/main.sh" \

@@ -82,6 +82,9 @@ boot()
 }
 guest_ended() { [ "$1" = 0 ] || { echo "vm: exit code $1"; tail -n 40 "$dir/err"; return 1; }; }
 
+# gone ID: for --qmp-at, a device is unplugged
+gone() { echo '{"execute":"device_del","arguments":{"id":"'"$1"'"}},{"wait":"DEVICE_DELETED","data":{"device":"'"$1"'"}}'; }
+
 # judge NAME EXIT_CODE EXPRESSION...: of the run called NAME; its JSON's members are Python variables.
 judge()
 {
