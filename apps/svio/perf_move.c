@@ -182,6 +182,9 @@ static int move_new(struct perf_run *r, struct perf_move **movep)
 		rc = svio_migrate_add_ioas(move->m, r->session.ioas);
 	if (rc == 0 && r->args.way == PERF_BY_STATE)
 		rc = svio_migrate_device_create(r->session.dev, "nvme device", &move->device);
+	if (rc == -ENOTTY)
+		rc = svio_fail(ENOTTY, "%s: the controller has no migration state of its own; another can go on with its work: --by driver",
+			       r->device);
 	if (rc) {
 		svio_migrate_destroy(move->m);
 		free(move);
@@ -293,10 +296,30 @@ static void progress(void *ctx, const struct svio_migrate_report *report)
 	json_object_put(line);
 }
 
+/* Unplugged, or the host wants it back. While the engine is at work, and before anything came, nobody else looks. */
+static bool device_lost(const struct perf_move *move)
+{
+	const struct svio_device *dev = move->run->session.dev;
+
+	return dev && (svio_device_events(dev) & (SVIO_EV_REQ | SVIO_EV_GONE));
+}
+
+static int device_lost_error(const struct perf_move *move)
+{
+	return svio_fail(ENODEV, "%s: the device goes (unplugged, or the host wants it back)", move->run->device);
+}
+
 static bool stop(void *ctx)
 {
-	(void)ctx;
-	return cli_interrupted();
+	return cli_interrupted() || device_lost(ctx);
+}
+
+/* A device that goes when it has been stopped is needed no more. */
+static bool stop_sending(void *ctx)
+{
+	const struct perf_move *move = ctx;
+
+	return cli_interrupted() || (move->report.phase < SVIO_MIGRATE_STOPPED && device_lost(move));
 }
 
 static int reconnect(void *ctx, int *fd)
@@ -308,7 +331,7 @@ static int reconnect(void *ctx, int *fd)
 
 static void send_away(struct perf_move *move, struct json_object *cmd, int in, int out, bool check_only)
 {
-	struct svio_migrate_opts opts = { .size = sizeof(opts), .progress = progress, .stop = stop, .ctx = move, .listen_fd = -1 };
+	struct svio_migrate_opts opts = { .size = sizeof(opts), .progress = progress, .stop = stop_sending, .ctx = move, .listen_fd = -1 };
 	struct json_object *answer;
 	const char *lease = control_text(cmd, "lease");
 	int rc;
@@ -328,6 +351,8 @@ static void send_away(struct perf_move *move, struct json_object *cmd, int in, i
 	}
 	svio_clear_error();
 	rc = svio_migrate_send(move->m, in, out, &opts, &move->report);
+	if (rc == -ECANCELED && device_lost(move))
+		rc = device_lost_error(move);
 	if (rc == -EREMOTEIO)
 		cli_error("%s; stopped until somebody decides", svio_last_error());
 	answer = migrate_report_json(&move->report, rc == 0, rc ? svio_last_error() : NULL);
@@ -445,32 +470,32 @@ int perf_move_report(const struct perf_move *move)
 
 /* ---- the target ------------------------------------------------------------------------------------------------ */
 
-static int wait_connection(int listen_fd)
+static int wait_connection(const struct perf_move *move, int listen_fd)
 {
 	struct pollfd p = { .fd = listen_fd, .events = POLLIN };
 
-	while (!cli_interrupted())
+	while (!cli_interrupted() && !device_lost(move))
 		if (poll(&p, 1, CHECK_POLL_MS) > 0) {
 			int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
 			if (fd >= 0)
 				return fd;
 		}
-	return -EINTR;
+	return cli_interrupted() ? svio_fail(EINTR, "interrupted") : device_lost_error(move);
 }
 
 /* Sessions until one is ours. 0, or an exit code through *rc. */
 static bool receive_one(struct perf_move *move, const struct perf_listen *args, int listen_fd, int *exit_code)
 {
 	struct svio_migrate_opts opts = { .size = sizeof(opts), .io_timeout_ms = args->timeout_ms, .max_bytes = args->max_bytes,
-					  .lease = args->lease, .listen_fd = listen_fd, .stop = stop };
+					  .lease = args->lease, .listen_fd = listen_fd, .stop = stop, .ctx = move };
 	int in = STDIN_FILENO, out = STDOUT_FILENO, rc;
 
 	for (;;) {
 		if (listen_fd >= 0) {
-			in = out = wait_connection(listen_fd);
+			in = out = wait_connection(move, listen_fd);
 			if (in < 0) {
-				*exit_code = cli_error("interrupted");
+				*exit_code = cli_fail(in);
 				return false;
 			}
 		}

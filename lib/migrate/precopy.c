@@ -9,6 +9,7 @@
 
 #define RUN_PAGES   (MG_CHUNK / MG_PAGE)
 #define ZERO_RUNS   4096u
+#define PACE_SLICE_NS UINT64_C(50000000)
 #define NO_PROGRESS 8u	 /* rounds in a row that did not reduce what is left */
 #define THROTTLE_STEP 20u
 #define THROTTLE_MAX  95u
@@ -36,18 +37,23 @@ struct sender {
 	bool paced, fresh; /* fresh: what is not sent is zero over there */
 };
 
-static void pace(struct mg_move *x)
+/* In slices: whoever has enough does not wait for the bandwidth. */
+static int pace(struct mg_move *x)
 {
-	uint64_t now = svio_now_ns(), due;
+	uint64_t due = x->pace_from +
+		       (uint64_t)((double)(x->stream.tx_bytes - x->pace_bytes) * 1e9 / (double)SVIO_MAX(x->opts.max_bandwidth, 1u));
 
-	if (!x->opts.max_bandwidth)
-		return;
-	due = x->pace_from + (uint64_t)((double)(x->stream.tx_bytes - x->pace_bytes) * 1e9 / (double)x->opts.max_bandwidth);
-	if (due > now) {
-		struct timespec ts = { .tv_sec = (time_t)((due - now) / 1000000000), .tv_nsec = (long)((due - now) % 1000000000) };
+	while (x->opts.max_bandwidth) {
+		uint64_t now = svio_now_ns(), left = due > now ? SVIO_MIN(due - now, PACE_SLICE_NS) : 0;
+		struct timespec ts = { .tv_nsec = (long)left };
 
+		if (x->stream.stop && x->stream.stop(x->stream.ctx))
+			return svio_fail(ECANCELED, "the migration was cancelled");
+		if (!left)
+			break;
 		nanosleep(&ts, NULL);
 	}
+	return 0;
 }
 
 static int flush_pages(struct sender *s)
@@ -61,8 +67,8 @@ static int flush_pages(struct sender *s)
 	s->round->pages += s->count;
 	s->x->pages += s->count;
 	s->count = 0;
-	if (s->paced)
-		pace(s->x);
+	if (rc == 0 && s->paced)
+		rc = pace(s->x);
 	return rc;
 }
 
