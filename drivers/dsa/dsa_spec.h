@@ -50,6 +50,7 @@
 /* Ids of what is not hardware: the device kit's model and the kernel's simulated device. No driver but ours knows them. */
 #define DSA_SIM_VENDOR		0x1234
 #define DSA_SIM_DEVICE		0xd5a0
+#define DSA_SIM_DEVICE_TWIN	0xd5a1 /* kernel/svio_simdev: a neighbour in the function's IOMMU group; not a DSA */
 #define DSA_SIM_SUBSYS_KIT	0x0001 /* drivers/dsa/dsa_model.c */
 #define DSA_SIM_SUBSYS_KERNEL	0x0002 /* kernel/svio_simdev */
 

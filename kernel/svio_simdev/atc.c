@@ -360,6 +360,16 @@ static int page_request(struct sim_req *rq, u64 addr, bool write)
 	return rc;
 }
 
+/* Nothing by this PASID. A function that may not master the bus does not ask at all, and this is no answer to it. */
+static int blocked(struct sim_dev *sd)
+{
+	if (sim_pci_master(sd))
+		sim_count(sd, dma_blocked);
+	else
+		sim_count(sd, dma_no_master);
+	return DSA_ST_TRANSLATION;
+}
+
 /* Brings addr into the cache. 0, enum dsa_status, or -ECANCELED. */
 static int resolve(struct sim_req *rq, u64 addr, bool write)
 {
@@ -379,10 +389,8 @@ static int resolve(struct sim_req *rq, u64 addr, bool write)
 		rc = translate(sd, rq->pasid, addr, write);
 		if (rc == -EAGAIN)
 			continue;
-		if (rc == -EXDEV) {
-			sim_count(sd, dma_blocked);
-			return DSA_ST_TRANSLATION;
-		}
+		if (rc == -EXDEV)
+			return blocked(sd);
 		if (!rc)
 			return 0;
 		if (!rq->block || rq->pasid == IOMMU_NO_PASID || !sim_pci_pri_on(sd) || !sim_pci_ats_on(sd)) {
@@ -392,10 +400,8 @@ static int resolve(struct sim_req *rq, u64 addr, bool write)
 		rc = page_request(rq, addr, write);
 		if (rc == -ECANCELED)
 			return rc;
-		if (rc == -EXDEV) {
-			sim_count(sd, dma_blocked);
-			return DSA_ST_TRANSLATION;
-		}
+		if (rc == -EXDEV)
+			return blocked(sd);
 		if (rc != IOMMU_PAGE_RESP_SUCCESS)
 			return DSA_ST_PAGE_FAULT_IR;
 		answers++;

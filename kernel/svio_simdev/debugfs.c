@@ -80,6 +80,18 @@ static int unplug_set(void *data, u64 value)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(unplug_fops, unplug_get, unplug_set, "%llu\n");
 
+static int reattach_set(void *data, u64 value)
+{
+	return value && value < BIT(20) ? sim_pasid_reattach(data, value) : -EINVAL;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(reattach_fops, NULL, reattach_set, "%llu\n");
+
+static int swap_set(void *data, u64 value)
+{
+	return value < BIT(20) ? sim_pasid_swap(data, value) : -EINVAL;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(swap_fops, NULL, swap_set, "%llu\n");
+
 void sim_debugfs_init(struct sim_dev *sd)
 {
 	struct dentry *dir = debugfs_create_dir("svio_simdev", NULL);
@@ -90,6 +102,8 @@ void sim_debugfs_init(struct sim_dev *sd)
 	debugfs_create_file("atc", 0400, dir, sd, &atc_fops);
 	debugfs_create_file("unplug", 0600, dir, sd, &unplug_fops);
 	debugfs_create_file("stall", 0600, dir, sd, &stall_fops);
+	debugfs_create_file("reattach_pasid", 0200, dir, sd, &reattach_fops);
+	debugfs_create_file("swap_pasid", 0200, dir, sd, &swap_fops);
 	debugfs_create_bool("warn", 0600, dir, &sd->warn);
 	debugfs_create_atomic_t("drop_invalidations", 0600, dir, &sd->inject.drop_invalidations);
 	debugfs_create_atomic_t("drop_responses", 0600, dir, &sd->inject.drop_responses);

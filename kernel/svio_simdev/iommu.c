@@ -48,30 +48,47 @@ static int attach_rid(struct sim_dev *sd, struct sim_domain *dom)
 }
 
 /*
- * The entry of pasid becomes dom; NULL takes it away. Once this returns without one, the device reaches
+ * The entry of pasid, which is old (NULL: none), becomes dom; NULL takes it away, which cannot fail. An entry that
+ * is not the one that the caller means to replace stays, with -EBUSY. Once this returns without one, the device reaches
  * nothing by this PASID any more and no page request of it is under way: each access is made under
  * sim_dev.lock from the translation cache, which is empty now; each page request is reported under prq_lock,
  * while the PASID is in the table; and those reported before have been through the kernel's queue.
  */
-int sim_domain_set_pasid(struct sim_domain *dom, struct device *dev, ioasid_t pasid)
+int sim_domain_set_pasid(struct sim_domain *dom, struct device *dev, ioasid_t pasid, struct sim_domain *old)
 {
 	struct sim_dev *sd = dev_iommu_priv_get(dev);
-	void *old;
+	struct sim_domain *was;
 	int rc = 0;
 
+	if (sim_pci_is_twin(dev)) {
+		if (dom)
+			sim_count(sd, twin_pasids);
+		return 0;
+	}
 	if (dom)
 		rc = xa_reserve(&sd->pasids, pasid, GFP_KERNEL);
 	if (rc)
 		return rc;
 	mutex_lock(&sd->prq_lock);
 	spin_lock(&sd->lock);
-	old = dom ? xa_store(&sd->pasids, pasid, dom, GFP_ATOMIC) : xa_erase(&sd->pasids, pasid);
+	was = xa_load(&sd->pasids, pasid);
+	if (dom && was != old) {
+		spin_unlock(&sd->lock);
+		mutex_unlock(&sd->prq_lock);
+		if (!was)
+			xa_release(&sd->pasids, pasid);
+		return -EBUSY;
+	}
+	if (dom)
+		xa_store(&sd->pasids, pasid, dom, GFP_ATOMIC); /* reserved: allocates nothing */
+	else
+		xa_erase(&sd->pasids, pasid);
 	sd->attach_seq++;
 	sim_atc_flush_pasid(sd, pasid);
 	for (unsigned int i = 0; i < SIM_ENGINES; i++) {
 		struct sim_engine *eng = &sd->engine[i];
 
-		if (eng->prq.waiting && eng->prq.pasid == pasid && old)
+		if (eng->prq.waiting && eng->prq.pasid == pasid && was)
 			eng->prq.gone = true;
 		if (eng->busy_pasid == pasid && !dom)
 			sim_count(sd, detach_in_flight);
@@ -79,48 +96,57 @@ int sim_domain_set_pasid(struct sim_domain *dom, struct device *dev, ioasid_t pa
 	spin_unlock(&sd->lock);
 	mutex_unlock(&sd->prq_lock);
 	wake_up_all(&sd->prq_wait);
-	if (old && sd->iopf)
+	if (was && sd->iopf)
 		iopf_queue_flush_dev(dev);
 	return 0;
 }
 
+/* What the core says was attached before; blocked is what we keep no entry for. */
 #if NEW_ATTACH
 #define OLD , struct iommu_domain *old
+#define WAS (old && old->type != IOMMU_DOMAIN_BLOCKED ? to_sim(old) : NULL)
 #else
 #define OLD
+#define WAS NULL /* replacing came later */
 #endif
+
+static int attach(struct device *dev, struct sim_domain *dom)
+{
+	/* The twin does no DMA. */
+	return sim_pci_is_twin(dev) ? 0 : attach_rid(dev_iommu_priv_get(dev), dom);
+}
 
 static int paging_attach(struct iommu_domain *domain, struct device *dev OLD)
 {
-	return attach_rid(dev_iommu_priv_get(dev), to_sim(domain));
+	return attach(dev, to_sim(domain));
 }
 
 static int paging_set_pasid(struct iommu_domain *domain, struct device *dev, ioasid_t pasid OLD)
 {
-	return sim_domain_set_pasid(to_sim(domain), dev, pasid);
+	return sim_domain_set_pasid(to_sim(domain), dev, pasid, WAS);
 }
 
 static struct sim_domain identity, blocked;
 
 static int identity_attach(struct iommu_domain *domain, struct device *dev OLD)
 {
-	return attach_rid(dev_iommu_priv_get(dev), &identity);
+	return attach(dev, &identity);
 }
 
 static int blocked_attach(struct iommu_domain *domain, struct device *dev OLD)
 {
-	return attach_rid(dev_iommu_priv_get(dev), NULL);
+	return attach(dev, NULL);
 }
 
 #if NEW_ATTACH
 static int blocked_set_pasid(struct iommu_domain *domain, struct device *dev, ioasid_t pasid OLD)
 {
-	return sim_domain_set_pasid(NULL, dev, pasid);
+	return sim_domain_set_pasid(NULL, dev, pasid, WAS);
 }
 #else
 static void remove_pasid(struct device *dev, ioasid_t pasid, struct iommu_domain *domain)
 {
-	sim_domain_set_pasid(NULL, dev, pasid);
+	sim_domain_set_pasid(NULL, dev, pasid, WAS);
 }
 #endif
 
@@ -269,6 +295,86 @@ static struct iommu_domain *alloc_paging_flags(struct device *dev, u32 flags, co
 }
 #endif
 
+/* ---- for tests: the PASID table asked as the core would not ask it ---------------------------- */
+
+/* Attaches an empty domain to a PASID as if it were free: -EBUSY where it is in use. */
+int sim_pasid_reattach(struct sim_dev *sd, u32 pasid)
+{
+	struct iommu_domain *empty;
+	int rc = -ENODEV;
+
+	mutex_lock(&sd->plug_lock);
+	if (sd->plugged && sd->dev) {
+		empty = alloc_paging(sd->dev);
+		rc = PTR_ERR_OR_ZERO(empty);
+		if (!rc) {
+			rc = sim_domain_set_pasid(to_sim(empty), sd->dev, pasid, NULL);
+			if (!rc)
+				sim_domain_set_pasid(NULL, sd->dev, pasid, to_sim(empty));
+			paging_free(empty);
+		}
+	}
+	mutex_unlock(&sd->plug_lock);
+	return rc;
+}
+
+static int swap_out(struct sim_dev *sd, u32 pasid)
+{
+	struct iommu_domain *empty;
+	struct sim_domain *was;
+	int rc;
+
+	if (sd->empty)
+		return -EBUSY;
+	if (!sd->plugged || !sd->dev)
+		return -ENODEV;
+	empty = alloc_paging(sd->dev);
+	if (IS_ERR(empty))
+		return PTR_ERR(empty);
+	spin_lock(&sd->lock);
+	was = xa_load(&sd->pasids, pasid);
+	if (was)
+		kref_get(&was->ref);
+	spin_unlock(&sd->lock);
+	rc = was ? sim_domain_set_pasid(to_sim(empty), sd->dev, pasid, was) : -ENOENT;
+	if (rc) {
+		paging_free(empty);
+		if (was)
+			sim_domain_put(was);
+		return rc;
+	}
+	sd->swapped = was;
+	sd->swapped_pasid = pasid;
+	sd->empty = to_sim(empty);
+	return 0;
+}
+
+/* If the PASID was detached meanwhile there is nothing to put back. */
+static int swap_back(struct sim_dev *sd)
+{
+	int rc = -ENODEV;
+
+	if (!sd->empty)
+		return -ENOENT;
+	if (sd->plugged && sd->dev)
+		rc = sim_domain_set_pasid(sd->swapped, sd->dev, sd->swapped_pasid, sd->empty);
+	sim_domain_put(sd->swapped);
+	sim_domain_put(sd->empty);
+	sd->swapped = sd->empty = NULL;
+	return rc;
+}
+
+/* Replaces the domain of a PASID by one in which nothing is mapped; 0 puts it back. */
+int sim_pasid_swap(struct sim_dev *sd, u32 pasid)
+{
+	int rc;
+
+	mutex_lock(&sd->plug_lock);
+	rc = pasid ? swap_out(sd, pasid) : swap_back(sd);
+	mutex_unlock(&sd->plug_lock);
+	return rc;
+}
+
 /* ---- the function ---------------------------------------------------------------------------- */
 
 /*
@@ -315,7 +421,7 @@ static struct iommu_device *probe_device(struct device *dev)
 	/* PASIDs before ATS: PCIe 6.0, 10.5.1.3. */
 	if (pdev->pasid_cap && pci_enable_pasid(pdev, 0))
 		pci_warn(pdev, "svio_simdev: cannot enable PASIDs\n");
-	if (pci_ats_supported(pdev)) {
+	if (!sim_pci_is_twin(dev) && pci_ats_supported(pdev)) {
 		sim_pci_set_pri(pdev, true);
 		if (pci_enable_ats(pdev, PAGE_SHIFT))
 			pci_warn(pdev, "svio_simdev: cannot enable ATS\n");
@@ -327,6 +433,8 @@ static void probe_finalize(struct device *dev)
 {
 	struct sim_dev *sd = dev_iommu_priv_get(dev);
 
+	if (sim_pci_is_twin(dev))
+		return;
 	sd->iopf = iopf_queue_alloc("svio_simdev");
 	if (sd->iopf && iopf_queue_add_device(sd->iopf, dev)) {
 		iopf_queue_free(sd->iopf);
@@ -340,6 +448,8 @@ static void release_device(struct device *dev)
 	struct sim_dev *sd = dev_iommu_priv_get(dev);
 	struct pci_dev *pdev = to_pci_dev(dev);
 
+	if (sim_pci_is_twin(dev))
+		goto caps;
 	attach_rid(sd, NULL);
 	mutex_lock(&sd->prq_lock); /* no page request from here on */
 	sd->dev = NULL;
@@ -349,11 +459,27 @@ static void release_device(struct device *dev)
 		iopf_queue_free(sd->iopf);
 		sd->iopf = NULL;
 	}
+caps:
 	if (pdev->ats_enabled)
 		pci_disable_ats(pdev);
 	sim_pci_set_pri(pdev, false);
 	if (pdev->pasid_enabled)
 		pci_disable_pasid(pdev);
+}
+
+/* The twin, which the bus finds second, joins the function's group. */
+static struct iommu_group *device_group(struct device *dev)
+{
+	struct iommu_group *group = NULL;
+	struct pci_dev *first;
+
+	if (!sim_pci_is_twin(dev))
+		return generic_device_group(dev);
+	first = pci_get_slot(to_pci_dev(dev)->bus, 0);
+	if (first)
+		group = iommu_group_get(&first->dev);
+	pci_dev_put(first);
+	return group ?: ERR_PTR(-ENODEV);
 }
 
 static bool sim_capable(struct device *dev, enum iommu_cap cap)
@@ -398,7 +524,7 @@ static const struct iommu_ops sim_ops = {
 	.probe_device = probe_device,
 	.probe_finalize = probe_finalize,
 	.release_device = release_device,
-	.device_group = generic_device_group,
+	.device_group = device_group,
 	.get_resv_regions = get_resv_regions,
 	.page_response = page_response,
 	.def_domain_type = def_domain_type,

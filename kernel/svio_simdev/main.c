@@ -32,6 +32,14 @@ static bool ats = true;
 module_param(ats, bool, 0444);
 MODULE_PARM_DESC(ats, "address translation services (default y); without it there are no page requests");
 
+static bool twin;
+module_param(twin, bool, 0444);
+MODULE_PARM_DESC(twin, "a second simulated function, which does nothing, shares the function's IOMMU group (default n)");
+
+static bool denylisted;
+module_param(denylisted, bool, 0444);
+MODULE_PARM_DESC(denylisted, "the simulated function carries Intel DSA's vendor and device IDs, which vfio-pci's denylist names (default n)");
+
 /*
  * Half of what is reserved: a window of the same size would become the parent of the reservation, which would
  * then fill it.
@@ -167,6 +175,8 @@ static int __init sim_init(void)
 	sd->pasid_bits = pasid_bits;
 	sd->has_ats = ats;
 	sd->has_pri = ats && pri;
+	sd->has_twin = twin;
+	sd->denylisted = denylisted;
 	sd->warn = true;
 	mutex_init(&sd->plug_lock);
 	INIT_WORK(&sd->plug_work, plug_work);
@@ -194,8 +204,8 @@ static int __init sim_init(void)
 	if (rc)
 		goto no_bus;
 	sim_debugfs_init(sd);
-	pr_warn("svio_simdev: a SIMULATED function is at %04x:00:00.0, behind a simulated IOMMU; for tests only\n",
-		sd->sysdata.domain);
+	pr_warn("svio_simdev: a SIMULATED function%s is at %04x:00:00.0, behind a simulated IOMMU%s; for tests only\n",
+		denylisted ? " with the IDs of Intel DSA" : "", sd->sysdata.domain, twin ? ", with a twin in its group" : "");
 	return 0;
 
 no_bus:
@@ -221,6 +231,7 @@ static void __exit sim_exit(void)
 	flush_work(&sd->plug_work);
 	if (sd->plugged)
 		sim_pci_unplug(sd, false);
+	sim_pasid_swap(sd, 0); /* -ENOENT: nobody has left one */
 	sim_iommu_exit(sd);
 	threads_stop(sd);
 	irq_work_sync(&sd->flr_work);

@@ -90,13 +90,15 @@ static void set32(struct sim_dev *sd, unsigned int at, u32 value, u32 writable)
 
 static void cfg_default(struct sim_dev *sd)
 {
+	u16 vendor = sd->denylisted ? DSA_VENDOR_INTEL : DSA_SIM_VENDOR;
+	u16 device = sd->denylisted ? DSA_DEVICE_SPR : DSA_SIM_DEVICE;
 	unsigned int last = 0;
 
 	memset(sd->cfg, 0, sizeof(sd->cfg));
 	memset(sd->cfg_rw, 0, sizeof(sd->cfg_rw));
 	memset(sd->cfg_w1c, 0, sizeof(sd->cfg_w1c));
-	set16(sd, PCI_VENDOR_ID, DSA_SIM_VENDOR, 0);
-	set16(sd, PCI_DEVICE_ID, DSA_SIM_DEVICE, 0);
+	set16(sd, PCI_VENDOR_ID, vendor, 0);
+	set16(sd, PCI_DEVICE_ID, device, 0);
 	set16(sd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
 	set16(sd, PCI_STATUS, PCI_STATUS_CAP_LIST, 0);
 	set32(sd, PCI_CLASS_REVISION, DSA_CLASS << 8, 0);
@@ -148,6 +150,38 @@ static void cfg_default(struct sim_dev *sd)
 		set16(sd, CAP_PASID + PCI_PASID_CTRL, 0, PCI_PASID_CTRL_ENABLE);
 	}
 #undef EXT
+}
+
+/*
+ * The twin: a function of its own slot that has PASIDs, so that the kernel would give it those of its group, and
+ * nothing else: no BARs, no interrupts, no DMA.
+ */
+static void twin_default(struct sim_dev *sd)
+{
+	memset(sd->twin, 0, sizeof(sd->twin));
+	memset(sd->twin_rw, 0, sizeof(sd->twin_rw));
+	put_unaligned_le16(DSA_SIM_VENDOR, sd->twin + PCI_VENDOR_ID);
+	put_unaligned_le16(DSA_SIM_DEVICE_TWIN, sd->twin + PCI_DEVICE_ID);
+	put_unaligned_le16(PCI_COMMAND_MASTER, sd->twin_rw + PCI_COMMAND);
+	put_unaligned_le16(PCI_STATUS_CAP_LIST, sd->twin + PCI_STATUS);
+	put_unaligned_le16(PCI_CLASS_SYSTEM_OTHER, sd->twin + PCI_CLASS_DEVICE);
+	put_unaligned_le16(DSA_SIM_VENDOR, sd->twin + PCI_SUBSYSTEM_VENDOR_ID);
+	put_unaligned_le16(DSA_SIM_SUBSYS_KERNEL, sd->twin + PCI_SUBSYSTEM_ID);
+	sd->twin[PCI_CAPABILITY_LIST] = CAP_EXP;
+	put_unaligned_le16(PCI_CAP_ID_EXP, sd->twin + CAP_EXP);
+	put_unaligned_le16(2 | PCI_EXP_TYPE_RC_END << 4, sd->twin + CAP_EXP + PCI_EXP_FLAGS);
+	put_unaligned_le32(PCI_EXP_DEVCAP_RBER, sd->twin + CAP_EXP + PCI_EXP_DEVCAP);
+	put_unaligned_le32(PCI_EXP_DEVCAP2_EE_PREFIX | 1u << 22, sd->twin + CAP_EXP + PCI_EXP_DEVCAP2);
+	if (!sd->pasid_bits)
+		return;
+	put_unaligned_le32(PCI_EXT_CAP_ID_PASID | 1 << 16, sd->twin + PCI_CFG_SPACE_SIZE);
+	put_unaligned_le16(sd->pasid_bits << 8, sd->twin + PCI_CFG_SPACE_SIZE + PCI_PASID_CAP);
+	put_unaligned_le16(PCI_PASID_CTRL_ENABLE, sd->twin_rw + PCI_CFG_SPACE_SIZE + PCI_PASID_CTRL);
+}
+
+bool sim_pci_is_twin(struct device *dev)
+{
+	return to_pci_dev(dev)->devfn == SIM_TWIN;
 }
 
 static u8 __iomem *bar_memory(struct sim_dev *sd, unsigned int reg, u64 size, u64 *where)
@@ -206,19 +240,35 @@ static struct sim_dev *of_bus(struct pci_bus *bus)
 	return container_of((struct pci_sysdata *)bus->sysdata, struct sim_dev, sysdata);
 }
 
+/* Under cfg_lock. */
+static void twin_write(struct sim_dev *sd, int where, int size, u32 val)
+{
+	for (int i = 0; i < size && where + i < sizeof(sd->twin); i++) {
+		u8 rw = sd->twin_rw[where + i];
+
+		sd->twin[where + i] = (sd->twin[where + i] & ~rw) | (val >> (8 * i) & rw);
+	}
+}
+
+static bool no_such(const struct sim_dev *sd, unsigned int devfn)
+{
+	return devfn && !(devfn == SIM_TWIN && sd->has_twin);
+}
+
 static int cfg_read(struct pci_bus *bus, unsigned int devfn, int where, int size, u32 *val)
 {
 	struct sim_dev *sd = of_bus(bus);
+	const u8 *cfg = devfn ? sd->twin : sd->cfg;
 	unsigned long flags;
 	u8 bytes[4] = { };
 
 	*val = ~0u;
-	if (devfn)
+	if (no_such(sd, devfn))
 		return PCIBIOS_DEVICE_NOT_FOUND;
 	raw_spin_lock_irqsave(&sd->cfg_lock, flags);
-	if (!sd->gone && !sd->flr && where + size <= sizeof(sd->cfg)) {
-		memcpy(bytes, sd->cfg + where, size);
-		for (int i = 0; i < size; i++)
+	if (!sd->gone && (devfn || !sd->flr) && where + size <= sizeof(sd->cfg)) {
+		memcpy(bytes, cfg + where, size);
+		for (int i = 0; i < size && !devfn; i++)
 			if (where + i == CAP_EXP + PCI_EXP_DEVSTA && atomic_read(&sd->in_flight))
 				bytes[i] |= PCI_EXP_DEVSTA_TRPND;
 		*val = get_unaligned_le32(bytes);
@@ -233,9 +283,13 @@ static int cfg_write(struct pci_bus *bus, unsigned int devfn, int where, int siz
 	bool pri_was, wake = false;
 	unsigned long flags;
 
-	if (devfn)
+	if (no_such(sd, devfn))
 		return PCIBIOS_DEVICE_NOT_FOUND;
 	raw_spin_lock_irqsave(&sd->cfg_lock, flags);
+	if (devfn) {
+		twin_write(sd, where, size, val);
+		goto out;
+	}
 	if (sd->gone || sd->flr || where + size > sizeof(sd->cfg))
 		goto out;
 	pri_was = sim_pci_pri_on(sd);
@@ -326,6 +380,7 @@ int sim_pci_plug(struct sim_dev *sd)
 	raw_spin_lock_irqsave(&sd->cfg_lock, flags);
 	sd->gone = false;
 	cfg_default(sd);
+	twin_default(sd);
 	/*
 	 * As firmware would: the kernel assigns no BARs in what its memory map calls reserved, but takes them
 	 * as it finds them.

@@ -38,6 +38,7 @@
 #define SIM_MAX_XFER_SHIFT	31u
 #define SIM_MAX_BATCH_SHIFT	10u
 #define SIM_VECTORS		9u
+#define SIM_TWIN		PCI_DEVFN(1, 0)
 
 #define SIM_BAR0_SIZE		SZ_64K
 #define SIM_BAR2_SIZE		(SIM_WQS * DSA_PORTAL_STRIDE)
@@ -79,7 +80,8 @@
 	X(dma_blocked)		/* accesses refused: no such PASID, blocked */ \
 	X(dma_no_master)	/* accesses refused: bus mastering is off */ \
 	X(dma_faults)		/* accesses without a translation, page requests aside */ \
-	X(detach_in_flight)	/* PASIDs taken away while descriptors that use them were being executed */
+	X(detach_in_flight)	/* PASIDs taken away while descriptors that use them were being executed */ \
+	X(twin_pasids)		/* PASIDs that the twin was given too, because it shares the group */
 
 enum sim_stat {
 #define X(name) SIM_##name,
@@ -190,6 +192,8 @@ struct sim_dev {
 	struct platform_device *parent;
 	u32 pasid_bits;
 	bool has_pri, has_ats;
+	bool has_twin;			/* a second function, without registers, shares the IOMMU group */
+	bool denylisted;		/* the function carries the IDs of Intel DSA */
 
 	/* main.c: the window of physical memory in which the BARs lie */
 	struct resource window;
@@ -198,6 +202,8 @@ struct sim_dev {
 	struct mutex plug_lock;
 	unsigned int plug_wanted;	/* enum sim_plug */
 	bool plugged;
+	struct sim_domain *swapped, *empty; /* by debugfs: what swap_pasid took out, and put in its place */
+	u32 swapped_pasid;
 
 	/* pci.c */
 	struct pci_sysdata sysdata;
@@ -206,6 +212,8 @@ struct sim_dev {
 	u8 cfg[PCI_CFG_SPACE_EXP_SIZE];
 	u8 cfg_rw[PCI_CFG_SPACE_EXP_SIZE];
 	u8 cfg_w1c[PCI_CFG_SPACE_EXP_SIZE];
+	u8 twin[PCI_CFG_SPACE_EXP_SIZE];
+	u8 twin_rw[PCI_CFG_SPACE_EXP_SIZE];
 	bool gone;			/* surprise removal: all ones */
 	bool flr;			/* asked for; the poller clears it */
 	struct irq_work flr_work;
@@ -298,6 +306,7 @@ bool sim_pci_pri_on(struct sim_dev *sd);
 bool sim_pci_ats_on(struct sim_dev *sd);
 void sim_pci_pri_failed(struct sim_dev *sd);
 int sim_pci_set_pri(struct pci_dev *pdev, bool on);
+bool sim_pci_is_twin(struct device *dev);
 void sim_raise(struct sim_dev *sd, unsigned int vector);
 void sim_irq_poll(struct sim_dev *sd);
 
@@ -305,7 +314,9 @@ void sim_irq_poll(struct sim_dev *sd);
 int sim_iommu_init(struct sim_dev *sd);
 void sim_iommu_exit(struct sim_dev *sd);
 void sim_domain_put(struct sim_domain *dom);
-int sim_domain_set_pasid(struct sim_domain *dom, struct device *dev, ioasid_t pasid);
+int sim_domain_set_pasid(struct sim_domain *dom, struct device *dev, ioasid_t pasid, struct sim_domain *old);
+int sim_pasid_reattach(struct sim_dev *sd, u32 pasid);
+int sim_pasid_swap(struct sim_dev *sd, u32 pasid);
 
 /* sva.c */
 struct iommu_domain *sim_sva_alloc(struct device *dev, struct mm_struct *mm);

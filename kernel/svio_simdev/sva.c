@@ -161,18 +161,35 @@ static const struct mmu_notifier_ops watch_ops = {
 
 /* ---- domains ---------------------------------------------------------------------------------------------- ---- */
 
+/*
+ * As VT-d has it: no SVA without ATS, and page requests enabled if the function has them. What the PCI core has
+ * enabled counts, not the registers: at the end of a reset the core attaches again before it restores those.
+ */
+static bool sva_enabled(struct device *dev)
+{
+	struct sim_dev *sd = dev_iommu_priv_get(dev);
+	struct pci_dev *pdev = to_pci_dev(dev);
+
+	if (sim_pci_is_twin(dev))
+		return pdev->pasid_enabled;
+	return pdev->pasid_enabled && pdev->ats_enabled && (!sd->has_pri || (pdev->pri_enabled && sd->iopf));
+}
+
 static int sva_set_pasid(struct iommu_domain *domain, struct device *dev, ioasid_t pasid
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
 			 , struct iommu_domain *old
 #endif
 )
 {
-	struct sim_dev *sd = dev_iommu_priv_get(dev);
+	struct sim_domain *was = NULL;
 
-	/* As VT-d has it: no SVA without ATS, and page requests enabled if the function has them. */
-	if (!sim_pci_pasid_on(sd) || !sim_pci_ats_on(sd) || (sd->has_pri && (!sim_pci_pri_on(sd) || !sd->iopf)))
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+	if (old && old->type != IOMMU_DOMAIN_BLOCKED)
+		was = container_of(old, struct sim_domain, domain);
+#endif
+	if (!sva_enabled(dev))
 		return -EINVAL;
-	return sim_domain_set_pasid(container_of(domain, struct sim_domain, domain), dev, pasid);
+	return sim_domain_set_pasid(container_of(domain, struct sim_domain, domain), dev, pasid, was);
 }
 
 /* The references go when the notifiers are no longer being called. */
@@ -195,7 +212,7 @@ struct iommu_domain *sim_sva_alloc(struct device *dev, struct mm_struct *mm)
 	struct sim_domain *dom;
 	int rc;
 
-	if (!sim_pci_pasid_on(sd) || !sim_pci_ats_on(sd))
+	if (!sva_enabled(dev))
 		return ERR_PTR(-EINVAL);
 	dom = kzalloc(sizeof(*dom), GFP_KERNEL);
 	if (!dom)

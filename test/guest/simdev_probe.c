@@ -924,6 +924,47 @@ static void second_process(struct dsa_completion *cr, uint32_t pasid)
 	      "the first works on when the second has ended");
 }
 
+static int try_inject(const char *file, unsigned long value)
+{
+	char path[128], text[32];
+	int fd, rc, len = snprintf(text, sizeof(text), "%lu", value);
+
+	snprintf(path, sizeof(path), DEBUGFS "%s", file);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		die("%s", path);
+	rc = write(fd, text, (size_t)len) == len ? 0 : -errno;
+	close(fd);
+	return rc;
+}
+
+/* The IOMMU's own answer to what the core does not ask of it: another domain for a PASID that has one. */
+static void attached_twice(struct wq *q, struct dsa_completion *cr, uint32_t pasid)
+{
+	uint8_t *a = pages(2);
+	struct dsa_desc d = desc(DSA_OP_FILL, BOF, va(cr), 0x1111111111111111ull, va(a), 64);
+	long stale = stat_of("stale_uses");
+
+	check(run(q, &d, cr) == DSA_ST_SUCCESS && a[0] == 0x11, "the PASID is in use");
+	check(try_inject("reattach_pasid", pasid) == -EBUSY, "attaching it as if it were free is refused");
+	d.pattern = 0x2222222222222222ull;
+	check(run(q, &d, cr) == DSA_ST_SUCCESS && a[0] == 0x22, "and changes nothing");
+	check(try_inject("reattach_pasid", pasid + 1) == 0, "while a free one takes it");
+	check(try_inject("swap_pasid", pasid + 1) == -ENOENT, "and gives it back");
+
+	/* Its completion record cannot be written either. */
+	d.pattern = 0x3333333333333333ull;
+	check(try_inject("swap_pasid", pasid) == 0 && try_inject("swap_pasid", pasid) == -EBUSY,
+	      "replaced by an empty domain");
+	memset(cr, 0, sizeof(*cr));
+	submit_taken(q, &d);
+	check(command(DSA_CMD_DRAIN_ALL, 0) == DSA_CMD_OK && !status_of(cr) && a[0] == 0x22,
+	      "the device has forgotten what it had cached of the old one");
+	check(try_inject("swap_pasid", 0) == 0 && try_inject("swap_pasid", 0) == -ENOENT, "and put back");
+	check(run(q, &d, cr) == DSA_ST_SUCCESS && a[0] == 0x33 && stat_of("stale_uses") == stale,
+	      "it works as before");
+}
+
 static void lost_response(struct wq *q, struct dsa_completion *cr)
 {
 	uint8_t *a = pages(1);
@@ -976,6 +1017,7 @@ static void sva(const char *bdf)
 	unmapped_during_dma(&wq[0], cr);
 	churn(&wq[0], cr);
 	second_process(cr, bond.pasid);
+	attached_twice(&wq[0], cr, bond.pasid);
 	detector(&wq[0], cr);
 	lost_response(&wq[0], cr);
 

@@ -90,7 +90,7 @@ some() { [ "$(count $1)" -gt 0 ] || { echo "$1: none"; return 1; }; }
 out()
 {
 	echo $1 >$debug/unplug
-	wait_for '[ ! -e $sys/devices/$s ]'
+	wait_for '[ ! -e $sys/devices/$s ] && [ $(cat $debug/unplug) = 1 ]'
 }
 back()
 {
@@ -98,9 +98,30 @@ back()
 	wait_for '[ -e $sys/devices/$s ]' && bind svio-vfio-pci $s && driver_is $s svio-vfio-pci
 }
 
+# The group's other function, which t_sva.sh's simulated one has when it is told so.
+twin=10000:00:01.0
+# prints WORDS COMMAND...: what it prints has these words
+prints()
+{
+	local words=$1
+
+	shift
+	"$@" >/tmp/printed 2>&1
+	grep -F -- "$words" /tmp/printed >/dev/null || { echo "not said: $words"; cat /tmp/printed; return 1; }
+}
+try() { bind $1 $s 2>/dev/null; }
+refuses() { [ ! -e $sys/devices/$s/driver ] || { driver $s; return 1; }; }
+vfio_ready()
+{
+	echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
+	grep -q " /sys/kernel/debug " /proc/mounts || mount -t debugfs none /sys/kernel/debug
+}
+
 insmod /mod/svio_vfio_pci.ko || bad "svio_vfio_pci loads"
 
-case $1 in
+for what in $1; do
+
+case $what in
 plain)
 	# Everything of vfio-pci, through this driver.
 	bind svio-vfio-pci $n0 $n1 $e0 $e1
@@ -146,9 +167,47 @@ pasid)
 	$p reason $n0 $2 $3
 	$v basic $n0
 	;;
+yama)
+	# Another process's device, and a kernel that keeps processes apart.
+	scope=/proc/sys/kernel/yama/ptrace_scope
+	socket=/tmp/yama.sock
+	as_user() { su user -s /bin/sh -c "$*"; }
+	copied()
+	{
+		rm -f /tmp/copy
+		as_user svio copy user:$socket /tmp/original /tmp/copy && cmp /tmp/original /tmp/copy
+	}
+	verdict "this kernel has Yama" [ -w $scope ]
+	chmod 1777 /tmp
+	head -c 300001 /dev/urandom >/tmp/original
+	chmod 644 /tmp/original
+	echo 1 >$scope
+	as_user "exec svio serve dsa --socket $socket" >/tmp/yama.log 2>&1 &
+	verdict "a server of the user's" wait_for '[ -S $socket ] && pidof svio >/dev/null'
+	server=$(pidof svio)
+	verdict "scope 1: processes do not reach each other" not as_user ": </proc/$server/mem"
+	verdict "scope 1: but the server is let in" copied
+	verdict "scope 1: svio info says native" prints "SVA: native" as_user svio info user:$socket
+	echo 2 >$scope
+	verdict "scope 2: refused, with the reason" prints "kernel.yama.ptrace_scope is 2" not copied
+	echo 0 >$scope
+	verdict "scope 0: processes reach each other" as_user ": </proc/$server/mem"
+	verdict "scope 0: and so does the server" copied
+	kill $server
+	;;
+refused)
+	# A function that could, on a kernel that does not want to.
+	vfio_ready
+	sim
+	verdict "the simulated function is bound" driver_is $s svio-vfio-pci
+	$p reason $s $2 $3
+	verdict "svio info says why" prints "this kernel refuses SVA (x86 before 6.19: CVE-2025-71202)" svio info $s
+	verdict "svio doctor says it, too" prints "$s: identity (registered memory only), not native: this kernel refuses SVA" svio doctor
+	verdict "unplug: in order" out 1
+	verdict "unloaded" rmmod svio_simdev
+	;;
 sim)
-	echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
-	grep -q " /sys/kernel/debug " /proc/mounts || mount -t debugfs none /sys/kernel/debug
+	vfio_ready
 	sim
 	verdict "the simulated function is bound" driver_is $s svio-vfio-pci
 	$p api $s
@@ -161,8 +220,12 @@ sim)
 	echo 1000 >$par/quota
 	$p pasids $s 200
 	$p cycles $s 10000
+	echo 1 >$debug/clear
+	echo 500 >$debug/descriptor_delay_us
 	$p close $s
 	$p reset $s
+	echo 0 >$debug/descriptor_delay_us
+	verdict "close, reset: DMA was stopped before its PASID was taken away" zero dma_blocked
 	$p storm $s 10
 	verdict "storm: no reset went on before the bonds had ended" not logged "still being unbound"
 	echo "# a process ends with DMA in flight"
@@ -177,13 +240,23 @@ sim)
 	verdict "no translation was used after it was taken back" zero stale_uses
 	echo "# unplugging"
 	hold $p hold $s
+	verdict "svio_vfio_pci does not unload under a bond at work" not rmmod svio_vfio_pci
+	verdict "nor does svio_simdev" not rmmod svio_simdev
 	verdict "unplug: pulled while bound" out 2
 	rest
 	verdict "unplug: back" back
+	echo 1 >$debug/clear
 	hold $p request $s
 	verdict "unplug: in order, when its user has let go" out 1
 	rest
 	verdict "unplug: back again" back
+	hold $p request $s
+	echo 1 >$sys/devices/$s/remove
+	verdict "unplug: removed through sysfs, when its user has let go" [ ! -e $sys/devices/$s ]
+	rest
+	verdict "unplug in order: DMA was stopped before its PASID was taken away" zero dma_blocked
+	out 1
+	verdict "unplug: back after that" back
 	$p close $s
 	hold $p keep $s
 	verdict "unplug: with a bond file open" out 1
@@ -200,5 +273,32 @@ sim)
 	sim pasid_bits=0
 	$p reason $s 3
 	out 1 && rmmod svio_simdev
+	sim twin=1
+	verdict "twin: two functions in the group" [ "$(ls $sys/devices/$s/iommu_group/devices | tr '\n' ' ')" = "$s $twin " ]
+	$p reason $s 6
+	verdict "twin: no PASID has reached it" zero twin_pasids
+	verdict "twin: svio info explains" prints "several functions share its IOMMU group" svio info $s
+	verdict "twin: svio doctor explains" prints "not native: several functions share its IOMMU group" svio doctor
+	verdict "twin: the kernel's side is whole" not logged "svio_simdev: cannot"
+	out 1 && rmmod svio_simdev
+	# vfio-pci's denylist names Intel DSA.
+	insmod /mod/svio_simdev.ko i_know_this_is_a_test=1 window=0x30000000 denylisted=1 || bad "svio_simdev loads"
+	verdict "denylist: the function calls itself Intel DSA" \
+		[ "$(cat $sys/devices/$s/vendor $sys/devices/$s/device | tr '\n' ' ')" = "0x8086 0x0b25 " ]
+	try svio-vfio-pci
+	verdict "denylist: svio-vfio-pci does not take it" refuses
+	verdict "denylist: and says why" logged "8086:0b25 is on vfio-pci's denylist; parameter disable_denylist=1 lets it in"
+	try vfio-pci
+	verdict "denylist: nor does vfio-pci" refuses
+	verdict "denylist: svio bind does not even try, and says what would help" \
+		prints "modprobe svio-vfio-pci disable_denylist=1" svio bind --driver svio-vfio-pci $s
+	verdict "denylist: svio doctor explains" prints "an administrator loads it with disable_denylist=1" svio doctor
+	rmmod svio_vfio_pci
+	insmod /mod/svio_vfio_pci.ko disable_denylist=1 || bad "svio_vfio_pci loads with disable_denylist=1"
+	verdict "denylist: svio bind takes it for an administrator who opts in" svio bind --driver svio-vfio-pci $s
+	verdict "denylist: and so it is bound" driver_is $s svio-vfio-pci
+	$p close $s
+	out 1 && rmmod svio_simdev
 	;;
 esac
+done

@@ -427,6 +427,70 @@ static const char *dsa_work(struct dev *d, unsigned int wq, int out)
 	}
 }
 
+/* ---- DMA that is under way ---------------------------------------------------------------------------------------- */
+
+/* A thread that keeps work queue 0 full of copies within this process, for whatever happens to the function under them. */
+static struct load {
+	struct dev *d;
+	pthread_t thread;
+	atomic_bool stop;
+	atomic_ulong submitted, done, wrong;
+} load;
+
+static void *load_run(void *unused)
+{
+	enum { DEPTH = 8, LEN = 128 << 10 };
+	static _Alignas(32) struct dsa_completion cr[DEPTH];
+	static uint8_t src[DEPTH * LEN], dst[DEPTH * LEN]; /* not given back: DMA may be under way */
+	unsigned int n = 0;
+
+	memset(src, 0x6b, sizeof(src));
+	for (;; n++) {
+		unsigned int i = n % DEPTH;
+		uint8_t status = 0;
+
+		while (n >= DEPTH && !(status = dsa_status(&cr[i])))
+			if (atomic_load(&load.stop))
+				return NULL; /* with what it has submitted under way */
+		if (n >= DEPTH) {
+			if (status == DSA_ST_SUCCESS && memcmp(dst + i * LEN, src + i * LEN, LEN))
+				atomic_fetch_add(&load.wrong, 1);
+			memset(dst + i * LEN, 0, LEN);
+			atomic_fetch_add(&load.done, 1);
+		}
+		dsa_submit(load.d, 0, dst + i * LEN, src + i * LEN, LEN, &cr[i]);
+		atomic_fetch_add(&load.submitted, 1);
+	}
+	return unused;
+}
+
+/* Returns when copies have been done and others are under way. */
+static void load_start(struct dev *d, uint32_t pasid)
+{
+	double until = now() + 30;
+
+	load.d = d;
+	atomic_store(&load.stop, false);
+	atomic_store(&load.submitted, 0);
+	atomic_store(&load.done, 0);
+	dsa_start(d);
+	if (dsa_wq(d, 0, pasid) || pthread_create(&load.thread, NULL, load_run, NULL))
+		die("load");
+	while (!atomic_load(&load.done) && now() < until)
+		sched_yield();
+	check(atomic_load(&load.done) > 0, "DMA is under way");
+}
+
+/* No more is submitted, and what was is not waited for. */
+static void load_leave(void)
+{
+	atomic_store(&load.stop, true);
+	pthread_join(load.thread, NULL);
+	check(atomic_load(&load.submitted) > atomic_load(&load.done) && !atomic_load(&load.wrong),
+	      "%lu of %lu copies were under way, none was wrong", atomic_load(&load.submitted) - atomic_load(&load.done),
+	      atomic_load(&load.submitted));
+}
+
 /* ---- children ---------------------------------------------------------------------------------------------------- */
 
 static bool told(int fd, int ms)
@@ -1001,6 +1065,8 @@ static void closed(const char *name)
 	second = must_bind(&d, NULL);
 	dsa_start(&d);
 	check(dsa_wq(&d, 0, pasid) == 0 && dsa_copies(&d, 0), "close: bound and at work");
+	load_start(&d, pasid);
+	load_leave();
 	dev_close(&d);
 	check(ended(fd, 0) && ended(second, 0), "close: the bond had ended when close returned");
 	dev_open(&d, name);
@@ -1043,6 +1109,8 @@ static void reset(struct dev *d)
 		fd = must_bind(d, &pasid);
 		dsa_start(d);
 		check(dsa_wq(d, 0, pasid) == 0 && dsa_copies(d, 0), "%s: bound and at work", ways[i]);
+		load_start(d, pasid);
+		load_leave();
 		check(reset_by(d, i) == 0, "%s", ways[i]);
 		check(ended(fd, 0) && bonds(d) == 0, "%s: the bond had ended when it returned", ways[i]);
 		check(master(d), "%s: bus mastering is as before", ways[i]);
@@ -1172,13 +1240,16 @@ static void two(struct dev *d, const char *self)
 static void hold(const char *name)
 {
 	struct dev d;
+	uint32_t pasid;
 	int fd;
 
 	dev_open(&d, name);
-	fd = must_bind(&d, NULL);
+	fd = must_bind(&d, &pasid);
+	load_start(&d, pasid);
 	printf("held\n");
 	fflush(stdout);
 	check(ended(fd, 60000), "held bond has ended");
+	load_leave();
 	check(bind_any(&d, NULL) == -ENODEV, "the function is gone");
 	dev_close(&d);
 	close(fd);
@@ -1207,18 +1278,28 @@ static void request(const char *name)
 		.set = { .argsz = sizeof(irq), .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
 			 .index = VFIO_PCI_REQ_IRQ_INDEX, .count = 1 },
 	};
+	unsigned long done;
 	uint64_t times;
+	uint32_t pasid;
+	double until;
 	struct dev d;
 	int fd;
 
 	dev_open(&d, name);
 	irq.fd = eventfd(0, EFD_CLOEXEC);
 	check(ioctl(d.fd, VFIO_DEVICE_SET_IRQS, &irq) == 0, "request: eventfd");
-	fd = must_bind(&d, NULL);
+	fd = must_bind(&d, &pasid);
+	load_start(&d, pasid);
 	printf("held\n");
 	fflush(stdout);
 	check(read(irq.fd, &times, sizeof(times)) == sizeof(times), "request: VFIO asks for the function");
-	check(!ended(fd, 0) && bonds(&d) == 1, "request: until it is let go of, the bond is good");
+	done = atomic_load(&load.done);
+	until = now() + 30;
+	while (atomic_load(&load.done) < done + 16 && now() < until)
+		sched_yield();
+	check(!ended(fd, 0) && bonds(&d) == 1 && atomic_load(&load.done) >= done + 16,
+	      "request: until it is let go of, the bond is good, and DMA goes on");
+	load_leave();
 	dev_close(&d);
 	check(ended(fd, 0), "request: ended with the close");
 	close(fd);

@@ -7,7 +7,8 @@
 # with kernel/svio_vfio_pci shared virtual addressing; and that its detector detects. The checks are in simdev_guest.sh
 # and simdev_probe.c, in the guest.
 #
-# not for: bookworm (the module builds for Linux 6.12, where it does not load yet, and from 6.19 on)
+# not for: bookworm (the module needs Linux 6.12)
+# also for: backports
 
 set -u
 
@@ -29,28 +30,13 @@ backports)
 	least=55
 	;;
 *)
-	echo "# simdev: builds for Linux 6.12, and from 6.19 on; not for $kernel"
+	echo "# simdev: for Linux 6.12, and from 6.19 on; not for $kernel"
 	exit 0
 	;;
 esac
 
-# The modules need their sources, the registers and the uapi, no more of the tree.
-mkdir -p "$dir/tree/drivers" "$dir/modules"
-cp -a "$top/kernel" "$dir/tree/"
-cp -a "$top/drivers/dsa" "$dir/tree/drivers/"
-for module in svio_simdev svio_vfio_pci; do
-	if ! "$top/config/lab.sh" module "$kernel" "$dir/tree" kernel/$module "$dir/modules" >"$dir/log" 2>&1; then
-		tail -n 30 "$dir/log" | sed 's/^/# /'
-		echo "not ok - simdev: $module builds for $kernel"
-		exit 1
-	fi
-	if grep -q 'warning:' "$dir/log"; then
-		grep 'warning:' "$dir/log" | sed 's/^/# /'
-		echo "not ok - simdev: $module builds for $kernel without warnings"
-	else
-		echo "ok - simdev: $module builds for $kernel without warnings"
-	fi
-done
+mkdir "$dir/modules"
+"$here/lib/build_modules" simdev "$kernel" "$dir/modules" svio_simdev svio_vfio_pci || exit 1
 
 # lspci is the host's, with the names it knows.
 # shellcheck disable=SC2016 # no variable: the kernel takes a dollar
