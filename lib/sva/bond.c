@@ -123,32 +123,11 @@ static void release_pasid(struct svio_device *dev, uint32_t pasid)
 		svio_log_warn("%s: PASID %" PRIu32 " was not released: %s", svio_device_name(dev), pasid, svio_last_error());
 }
 
-/* tracer_err: what became of letting the server in. */
-static int explain_access(struct svio_device *dev, int tracer_err)
-{
-	const char *name = svio_device_name(dev);
-	int scope = svio__ptracer_scope();
-
-	if (scope > 1)
-		return svio_fail(EPERM, "%s: kernel.yama.ptrace_scope is %d, so no unprivileged process reaches another's memory; "
-				 "%s", name, scope, scope == 2 ? "give the server CAP_SYS_PTRACE, or run: sysctl kernel.yama.ptrace_scope=1" :
-				 "boot without it, or use registered memory (identity mode)");
-	if (scope == 1 && tracer_err == -EBUSY)
-		return svio_fail(EPERM, "%s: this process has let the server of another device reach its memory, and "
-				 "kernel.yama.ptrace_scope=1 allows one server at a time; serve both from one process, or run: "
-				 "sysctl kernel.yama.ptrace_scope=0", name);
-	if (scope == 1 && tracer_err)
-		return svio_fail(EPERM, "%s: the server's process cannot be let in (%s), which kernel.yama.ptrace_scope=1 asks for; "
-				 "if it runs in a container, run both in the same, or: sysctl kernel.yama.ptrace_scope=0", name,
-				 strerror(-tracer_err));
-	return svio_fail(EPERM, "%s: the device's process may not reach this one's memory; run both as the same user%s", name,
-			 scope == 1 ? " (kernel.yama.ptrace_scope=1 is not the reason: the server has been let in)" : "");
-}
-
 static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_report *report, uint32_t want,
 			int tracer_err)
 {
 	const char *name = svio_device_name(dev);
+	char why[SVIO__SVA_ACCESS_MAX];
 
 	if (want && (err == -ENOSPC || err == -ERANGE || err == -EOVERFLOW))
 		return svio_fail(ERANGE, "%s: PASID %" PRIu32 " is not to be had here", name, want);
@@ -166,29 +145,13 @@ static int explain_bind(struct svio_device *dev, int err, const struct svio_sva_
 		return svio_fail(EBUSY, "%s: cannot bind now: the device is being reset, or this process uses LAM", name);
 	case -EPERM:
 	case -EACCES:
-		return explain_access(dev, tracer_err);
+		svio__sva_explain_access(tracer_err, why, sizeof(why));
+		return svio_fail(EPERM, "%s: %s", name, why);
 	case -ENODEV:
 		return err;
 	default:
 		return svio_fail_prefix(err, "%s: cannot bind this process", name);
 	}
-}
-
-/* The process that will read and write our memory, if it is neither the kernel nor we. 0, or why it could not be let in. */
-static int let_in(struct svio_device *dev, pid_t *tracer)
-{
-	struct svio_device_info info;
-	int err;
-
-	svio_device_get_info(dev, &info);
-	if (info.transport != SVIO_TRANSPORT_USER)
-		return 0;
-	if (!info.server_pid)
-		return -ESRCH;
-	err = svio__ptracer_allow(info.server_pid);
-	if (!err)
-		*tracer = info.server_pid;
-	return err;
 }
 
 /*
@@ -231,7 +194,7 @@ static int bind_native(struct svio_device *dev, const struct svio_sva_report *re
 
 	if (!b)
 		return -ENOMEM;
-	err = let_in(dev, &b->tracer);
+	err = svio__sva_let_in(dev, &b->tracer);
 	err = ask(dev, report, want, err, &b->pasid, &b->fd);
 	if (err) {
 		bond_free(b);

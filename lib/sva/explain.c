@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "ptracer.h"
 #include "sva_priv.h"
 
 const char *svio_sva_mode_text(enum svio_sva_mode mode)
@@ -29,7 +30,53 @@ static void no_feature(struct svio_device *dev, char *buf, size_t len)
 			 svio_device_name(dev));
 }
 
-void svio__sva_explain(struct svio_device *dev, const struct svio_sva_info *info, int err, char *buf, size_t len)
+int svio__sva_let_in(struct svio_device *dev, pid_t *tracer)
+{
+	struct svio_device_info info;
+	int err;
+
+	*tracer = 0;
+	svio_device_get_info(dev, &info);
+	if (info.transport != SVIO_TRANSPORT_USER)
+		return 0;
+	if (!info.server_pid)
+		return -ESRCH;
+	err = svio__ptracer_allow(info.server_pid);
+	if (!err)
+		*tracer = info.server_pid;
+	return err;
+}
+
+void svio__sva_explain_access(int tracer_err, char *buf, size_t len)
+{
+	int scope = svio__ptracer_scope();
+
+	if (scope > 1)
+		snprintf(buf, len, "kernel.yama.ptrace_scope is %d, so no unprivileged process reaches another's memory; %s", scope,
+			 scope == 2 ? "give the server CAP_SYS_PTRACE, or run: sysctl kernel.yama.ptrace_scope=1" :
+				      "boot without it, or use registered memory");
+	else if (scope == 1 && tracer_err == -EBUSY)
+		snprintf(buf, len, "this process has let the server of another device reach its memory, and "
+			 "kernel.yama.ptrace_scope=1 allows one server at a time; serve both from one process, or run: "
+			 "sysctl kernel.yama.ptrace_scope=0");
+	else if (scope == 1 && tracer_err)
+		snprintf(buf, len, "the server's process cannot be let in (%s), which kernel.yama.ptrace_scope=1 asks for; if it runs "
+			 "in a container, run both in the same, or: sysctl kernel.yama.ptrace_scope=0", strerror(-tracer_err));
+	else
+		snprintf(buf, len, "the device's process may not reach this one's memory; run both as the same user%s",
+			 scope == 1 ? " (kernel.yama.ptrace_scope=1 is not the reason: the server has been let in)" : "");
+}
+
+static bool access_refused(struct svio_device *dev, const struct svio_sva_info *info)
+{
+	struct svio_device_info device;
+
+	svio_device_get_info(dev, &device);
+	return device.transport == SVIO_TRANSPORT_USER && info->reason == SVIO_SVA_REFUSED &&
+	       (info->error == -EPERM || info->error == -EACCES);
+}
+
+void svio__sva_explain(struct svio_device *dev, const struct svio_sva_info *info, int err, int tracer_err, char *buf, size_t len)
 {
 	static const char *const reasons[] = {
 		[SVIO_SVA_OK] = "no reason is given",
@@ -48,6 +95,8 @@ void svio__sva_explain(struct svio_device *dev, const struct svio_sva_info *info
 		no_feature(dev, buf, len);
 	else if (err)
 		snprintf(buf, len, "it did not say what SVA it has: %s", strerror(-err));
+	else if (access_refused(dev, info))
+		svio__sva_explain_access(tracer_err, buf, len);
 	else if (info->reason == SVIO_SVA_REFUSED)
 		snprintf(buf, len, "the IOMMU refused a trial bind: %s%s", strerror(info->error < 0 ? -info->error : info->error),
 			 info->error == -EINVAL ? "; on AMD, boot with amd_iommu=pgtbl_v2" : "");
@@ -67,10 +116,15 @@ static void explain_native(const struct svio_sva_info *info, char *buf, size_t l
 
 int svio_sva_get_report(struct svio_device *dev, struct svio_sva_report *report)
 {
-	int err;
+	int err, tracer_err;
+	pid_t tracer;
 
 	memset(report, 0, sizeof(*report));
+	/* The answer depends on it. */
+	tracer_err = svio__sva_let_in(dev, &tracer);
 	err = svio_device_feature(dev, SVIO_FEATURE_GET, SVIO_VFIO_FEATURE_SVA_INFO, &report->info, sizeof(report->info));
+	if (tracer)
+		svio__ptracer_revoke(tracer);
 	if (err == -ENODEV)
 		return err;
 	report->has_info = err == 0;
@@ -85,6 +139,6 @@ int svio_sva_get_report(struct svio_device *dev, struct svio_sva_report *report)
 		return 0;
 	}
 	report->mode = SVIO_SVA_IDENTITY;
-	svio__sva_explain(dev, &report->info, err, report->why, sizeof(report->why));
+	svio__sva_explain(dev, &report->info, err, tracer_err, report->why, sizeof(report->why));
 	return 0;
 }

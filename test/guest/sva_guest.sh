@@ -172,10 +172,10 @@ yama)
 	scope=/proc/sys/kernel/yama/ptrace_scope
 	socket=/tmp/yama.sock
 	as_user() { su user -s /bin/sh -c "$*"; }
-	copied()
+	copied() # MODE
 	{
 		rm -f /tmp/copy
-		as_user svio copy user:$socket /tmp/original /tmp/copy && cmp /tmp/original /tmp/copy
+		prints ", $1" as_user svio copy user:$socket /tmp/original /tmp/copy && cmp /tmp/original /tmp/copy
 	}
 	verdict "this kernel has Yama" [ -w $scope ]
 	chmod 1777 /tmp
@@ -186,13 +186,13 @@ yama)
 	verdict "a server of the user's" wait_for '[ -S $socket ] && pidof svio >/dev/null'
 	server=$(pidof svio)
 	verdict "scope 1: processes do not reach each other" not as_user ": </proc/$server/mem"
-	verdict "scope 1: but the server is let in" copied
+	verdict "scope 1: but the server is let in" copied native
 	verdict "scope 1: svio info says native" prints "SVA: native" as_user svio info user:$socket
 	echo 2 >$scope
-	verdict "scope 2: refused, with the reason" prints "kernel.yama.ptrace_scope is 2" not copied
+	verdict "scope 2: not native, with the reason" prints "not native: kernel.yama.ptrace_scope is 2" as_user svio info user:$socket
 	echo 0 >$scope
 	verdict "scope 0: processes reach each other" as_user ": </proc/$server/mem"
-	verdict "scope 0: and so does the server" copied
+	verdict "scope 0: and so does the server" copied native
 	kill $server
 	;;
 refused)

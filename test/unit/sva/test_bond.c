@@ -324,6 +324,7 @@ static void test_server_let_in(void)
 		{ 1, -ESRCH, "container" }, { 2, 0, "CAP_SYS_PTRACE" }, { 3, 0, "boot without it" },
 	};
 	struct svio_device dev = native();
+	struct svio_sva_report report;
 	struct svio_sva_bond *a, *b;
 
 	let_in_whom = 0;
@@ -347,6 +348,20 @@ static void test_server_let_in(void)
 		CU_ASSERT_TRUE(says(cases[i].word));
 		CU_ASSERT_EQUAL(let_in, 0);
 	}
+	/* The server's own account of it: asked for while it is let in, and in the same words. */
+	dev.info.flags = 0;
+	dev.info.reason = SVIO_SVA_REFUSED;
+	dev.info.error = -EPERM;
+	for (size_t i = 0; i < SVIO_ARRAY_SIZE(cases); i++) {
+		yama_scope = cases[i].scope;
+		yama_err = cases[i].err;
+		let_in_whom = 0;
+		CU_ASSERT_EQUAL(svio_sva_get_report(&dev, &report), 0);
+		CU_ASSERT_PTR_NOT_NULL(strstr(report.why, cases[i].word));
+		CU_ASSERT_EQUAL(let_in_whom, 77);
+		CU_ASSERT_EQUAL(let_in, 0);
+	}
+	dev.info = native().info;
 	/* A server with rights of its own needs none from us. */
 	dev.bind_err = 0;
 	yama_scope = 1;
