@@ -22,6 +22,8 @@
 #endif
 
 #include <pthread.h>
+#include <sys/time.h>
+#include <sys/uio.h>
 #include "svio_dirty.h"
 #include "svio_migrate.h"
 
@@ -96,7 +98,7 @@ enum mg_frame {
 	MG_VERDICT,   /* ← differences; none: it fits */
 	MG_LAYOUT,    /* → areas and their blocks */
 	MG_LAYOUT_OK, /* ← */
-	MG_PAGES,     /* → area, first page, pages */
+	MG_PAGES,     /* → runs of pages, and the pages */
 	MG_ZERO,      /* → area, runs of pages */
 	MG_AHEAD,     /* → part, its pre-copy data */
 	MG_ROUND,     /* → end of a round */
@@ -113,17 +115,36 @@ enum mg_frame {
 };
 
 #define MG_PAYLOAD_MAX (1u << 20)
-#define MG_CHUNK       (UINT64_C(256) << 10) /* bytes of pages in one frame */
+#define MG_FRAME_PAGES 64u /* in one frame: what fits into a core's cache */
+
+/* A piece of an area: in ZERO frames, and before the pages in PAGES frames. */
+struct mg_run {
+	svio_le32 area, count;
+	svio_le64 first;
+};
+struct mg_pages_head {
+	svio_le32 runs, zero;
+};
+_Static_assert(sizeof(struct mg_run) == 16 && sizeof(struct mg_pages_head) == 8, "wire");
 
 struct mg_stream {
 	int in, out;
-	int in_flags, out_flags; /* as they were */
+	/* As they were; a time limit of less than 0: no socket. */
+	int in_flags, out_flags;
+	struct timeval in_limit, out_limit;
 	uint32_t timeout_ms;
 	uint32_t tx_seq, rx_seq;
 	uint32_t key; /* of the session, in every checksum once both have said hello */
 	bool compress;
 	uint64_t tx_bytes, tx_frames;
-	uint8_t *tx, *rx, *plain;
+	uint8_t *room, *tx, *rx, *plain; /* tx: in room, a page's multiple, with space before it */
+	/*
+	 * Target: where pages go that come unpacked: num pieces for a PAGES frame with this head, -errno explained if it is not sound. They
+	 * are there before the checksum is seen: a stream with one wrong frame comes to nothing, and its areas with it.
+	 */
+	int (*place)(void *x, const struct mg_pages_head *head, const struct mg_run *run, size_t len, struct iovec *piece, int *num);
+	void *place_ctx;
+	bool placed; /* the frame that came last */
 	void *cctx, *dctx;
 	bool (*stop)(void *ctx);
 	void *ctx;
@@ -131,10 +152,18 @@ struct mg_stream {
 };
 int svio__mg_stream_init(struct mg_stream *s, int in, int out, uint32_t timeout_ms);
 void svio__mg_stream_fini(struct mg_stream *s);
-/* head and data are copied first: what is checked is what is sent, also if the memory changes meanwhile. */
+/*
+ * Pages are copied into the frame first: what is checked is what is sent, also if the memory changes meanwhile. Here, up to MG_FRAME_PAGES:
+ */
+static inline uint8_t *svio__mg_tx_pages(struct mg_stream *s)
+{
+	return s->tx;
+}
+int svio__mg_tx_runs(struct mg_stream *s, const struct mg_run *run, uint32_t runs, uint32_t pages);
+/* Any other. */
 int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_t head_len, const void *data, size_t len);
 /*
- * The next frame; *in points to its payload until the next call. 0; -ECONNRESET end of stream, -ETIMEDOUT silence, -EBADMSG damaged,
+ * The next frame; *in points to its payload until the next call (of pages that were put in place: to what is before them). 0; -ECONNRESET end of stream, -ETIMEDOUT silence, -EBADMSG damaged,
  * -ECONNABORTED the other side gave up (explained with its words), -ECANCELED stop(), -EINTR extra_fd.
  */
 int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in *in);

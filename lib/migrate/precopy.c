@@ -7,32 +7,24 @@
 #include <time.h>
 #include "migrate_priv.h"
 
-#define RUN_PAGES   (MG_CHUNK / MG_PAGE)
 #define ZERO_RUNS   4096u
 #define PACE_SLICE_NS UINT64_C(50000000)
 #define NO_PROGRESS 8u	 /* rounds in a row that did not reduce what is left */
 #define THROTTLE_STEP 20u
 #define THROTTLE_MAX  95u
 
-struct pages_head {
-	svio_le32 area, count;
-	svio_le64 first;
-};
-_Static_assert(sizeof(struct pages_head) == 16, "wire");
-
-struct zero_run {
-	svio_le32 area, count;
-	svio_le64 first;
-};
-
 struct sender {
 	struct mg_move *x;
 	struct svio_migrate_round *round;
 	uint32_t area;
-	uint64_t first, count; /* of the pages in chunk */
-	uint8_t *chunk;
-	uint32_t runs;
-	struct zero_run *run;
+	/* A frame of pages. */
+	uint8_t *pages;
+	uint32_t count, runs;
+	struct mg_run run[MG_FRAME_PAGES];
+	uint64_t first, length; /* the run that grows */
+	/* A frame of zeroes. */
+	uint32_t zero_runs;
+	struct mg_run *zero_run;
 	uint64_t zero_first, zero_count;
 	bool paced, fresh; /* fresh: what is not sent is zero over there */
 };
@@ -56,29 +48,46 @@ static int pace(struct mg_move *x)
 	return 0;
 }
 
+static struct mg_run run_of(const struct sender *s, uint64_t first, uint64_t count)
+{
+	return (struct mg_run){ svio_cpu_to_le32(s->area), svio_cpu_to_le32(count), svio_cpu_to_le64(first) };
+}
+
+static void end_run(struct sender *s)
+{
+	if (s->length)
+		s->run[s->runs++] = run_of(s, s->first, s->length);
+	s->length = 0;
+}
+
 static int flush_pages(struct sender *s)
 {
-	struct pages_head h = { svio_cpu_to_le32(s->area), svio_cpu_to_le32(s->count), svio_cpu_to_le64(s->first) };
 	int rc;
 
+	end_run(s);
 	if (!s->count)
 		return 0;
-	rc = svio__mg_tx(&s->x->stream, MG_PAGES, &h, sizeof(h), s->chunk, s->count * MG_PAGE);
+	rc = svio__mg_tx_runs(&s->x->stream, s->run, s->runs, s->count);
 	s->round->pages += s->count;
 	s->x->pages += s->count;
 	s->count = 0;
+	s->runs = 0;
 	if (rc == 0 && s->paced)
 		rc = pace(s->x);
 	return rc;
 }
 
-static int flush_runs(struct sender *s)
+/* What is in the frame of pages goes first: they share the buffer. */
+static int flush_zeroes(struct sender *s)
 {
 	int rc = 0;
 
-	if (s->runs)
-		rc = svio__mg_tx(&s->x->stream, MG_ZERO, s->run, s->runs * sizeof(*s->run), NULL, 0);
-	s->runs = 0;
+	if (s->zero_runs) {
+		rc = flush_pages(s);
+		if (rc == 0)
+			rc = svio__mg_tx(&s->x->stream, MG_ZERO, s->zero_run, s->zero_runs * sizeof(*s->zero_run), NULL, 0);
+	}
+	s->zero_runs = 0;
 	return rc;
 }
 
@@ -87,10 +96,9 @@ static int end_zero_run(struct sender *s)
 	if (!s->zero_count)
 		return 0;
 	if (!s->fresh)
-		s->run[s->runs++] = (struct zero_run){ svio_cpu_to_le32(s->area), svio_cpu_to_le32(s->zero_count),
-						       svio_cpu_to_le64(s->zero_first) };
+		s->zero_run[s->zero_runs++] = run_of(s, s->zero_first, s->zero_count);
 	s->zero_count = 0;
-	return s->runs == ZERO_RUNS ? flush_runs(s) : 0;
+	return s->zero_runs == ZERO_RUNS ? flush_zeroes(s) : 0;
 }
 
 static bool is_zero(const uint8_t *p)
@@ -98,14 +106,13 @@ static bool is_zero(const uint8_t *p)
 	return p[0] == 0 && memcmp(p, p + 1, MG_PAGE - 1) == 0;
 }
 
-/* One page: looked at in the copy, since the page may change while we look. */
+/* It may change while we look at it, or while it is copied: then it is found written at the end of the round, and is sent again. */
 static int send_page(struct sender *s, const uint8_t *base, uint64_t page)
 {
-	uint8_t *copy = s->chunk + s->count * MG_PAGE;
+	const uint8_t *from = base + page * MG_PAGE;
 	int rc;
 
-	memcpy(copy, base + page * MG_PAGE, MG_PAGE);
-	if (is_zero(copy)) {
+	if (is_zero(from)) {
 		s->round->zero_pages++;
 		s->round->pages++;
 		s->x->pages++;
@@ -119,18 +126,14 @@ static int send_page(struct sender *s, const uint8_t *base, uint64_t page)
 		s->zero_count = 1;
 		return rc;
 	}
-	if (s->count && page != s->first + s->count) {
-		uint8_t *at = s->chunk;
-
-		rc = flush_pages(s);
-		if (rc)
-			return rc;
-		memmove(at, copy, MG_PAGE);
-	}
-	if (!s->count)
+	memcpy(s->pages + s->count * MG_PAGE, from, MG_PAGE);
+	if (s->length && page != s->first + s->length)
+		end_run(s);
+	if (!s->length)
 		s->first = page;
+	s->length++;
 	s->count++;
-	return s->count == RUN_PAGES ? flush_pages(s) : 0;
+	return s->count == MG_FRAME_PAGES ? flush_pages(s) : 0;
 }
 
 static int send_area(struct sender *s, struct svio_migrate_area *a)
@@ -143,11 +146,9 @@ static int send_area(struct sender *s, struct svio_migrate_area *a)
 		svio_bitmap_clear(a->dirty, page);
 		rc = send_page(s, a->base, page);
 	}
-	if (rc == 0)
-		rc = flush_pages(s);
-	if (rc == 0)
-		rc = end_zero_run(s);
-	return rc ? rc : flush_runs(s);
+	/* Runs are of one area, frames of several. */
+	end_run(s);
+	return rc ? rc : end_zero_run(s);
 }
 
 int svio__mg_send_dirty(struct mg_move *x, struct svio_migrate_round *round, bool paced)
@@ -158,14 +159,17 @@ int svio__mg_send_dirty(struct mg_move *x, struct svio_migrate_round *round, boo
 
 	x->pace_from = start;
 	x->pace_bytes = bytes;
-	s.chunk = malloc(MG_CHUNK + MG_PAGE);
-	s.run = malloc(ZERO_RUNS * sizeof(*s.run));
-	if (!s.chunk || !s.run)
-		rc = svio_fail(ENOMEM, "out of memory for pages");
+	s.pages = svio__mg_tx_pages(&x->stream);
+	s.zero_run = malloc(ZERO_RUNS * sizeof(*s.zero_run));
+	if (!s.zero_run)
+		rc = svio_fail(ENOMEM, "out of memory for a list of pages");
 	for (struct svio_migrate_area *a = x->m->areas; rc == 0 && a; a = a->next, s.area++)
 		rc = send_area(&s, a);
-	free(s.run);
-	free(s.chunk);
+	if (rc == 0)
+		rc = flush_pages(&s);
+	if (rc == 0)
+		rc = flush_zeroes(&s);
+	free(s.zero_run);
 	round->ns = svio_now_ns() - start;
 	round->wire_bytes = x->stream.tx_bytes - bytes;
 	return rc;

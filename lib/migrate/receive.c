@@ -215,13 +215,13 @@ static int layout(struct mg_move *x)
 	return rc;
 }
 
-/* The place of `count` pages of an area, or NULL. */
-static uint8_t *place(struct mg_move *x, struct svio_migrate_in *in, uint64_t *bytes)
+/* The place of a run of pages, or NULL. */
+static uint8_t *place(struct mg_move *x, const struct mg_run *run, uint64_t *bytes)
 {
-	struct svio_migrate_area *a = svio__mg_area(x->m, svio_migrate_get_u32(in));
-	uint64_t count = svio_migrate_get_u32(in), first = svio_migrate_get_u64(in), n;
+	struct svio_migrate_area *a = svio__mg_area(x->m, svio_le32_to_cpu(run->area));
+	uint64_t count = svio_le32_to_cpu(run->count), first = svio_le64_to_cpu(run->first), n;
 
-	if (in->bad || !a || count == 0)
+	if (!a || count == 0)
 		return NULL;
 	n = a->bytes / MG_PAGE;
 	if (first >= n || count > n - first)
@@ -230,23 +230,56 @@ static uint8_t *place(struct mg_move *x, struct svio_migrate_in *in, uint64_t *b
 	return a->base + first * MG_PAGE;
 }
 
+/* The runs of a PAGES frame with `len` bytes of pages. */
+static int place_pages(void *ctx, const struct mg_pages_head *head, const struct mg_run *run, size_t len, struct iovec *piece, int *num)
+{
+	uint32_t runs = svio_le32_to_cpu(head->runs);
+	struct mg_move *x = ctx;
+
+	if (head->zero || runs == 0 || runs > MG_FRAME_PAGES)
+		return svio_fail(EPROTO, "pages in %u pieces", runs);
+	for (uint32_t i = 0; i < runs; i++) {
+		uint64_t bytes = 0;
+		uint8_t *to = place(x, &run[i], &bytes);
+
+		if (!to || bytes > len)
+			return svio_fail(EPROTO, "pages that belong nowhere");
+		piece[i] = (struct iovec){ to, bytes };
+		len -= bytes;
+	}
+	*num = (int)runs;
+	return len ? svio_fail(EPROTO, "more pages than places for them") : 0;
+}
+
+/* They lie where they belong already, or, unpacked, behind the runs. */
 static int take_pages(struct mg_move *x, struct svio_migrate_in *in)
 {
-	uint64_t bytes = 0;
-	uint8_t *to = place(x, in, &bytes);
+	const struct mg_pages_head *head = svio_migrate_get(in, sizeof(*head));
+	uint32_t runs = head ? svio_le32_to_cpu(head->runs) : 0;
+	const struct mg_run *run = svio_migrate_get(in, runs * sizeof(*run));
+	struct iovec piece[MG_FRAME_PAGES];
+	uint64_t pages = 0;
+	int num, rc;
 
-	if (!to || in->left != bytes)
+	if (!head || !run)
 		return svio_fail(EPROTO, "pages that belong nowhere");
-	memcpy(to, in->at, bytes);
-	x->pages += bytes / MG_PAGE;
-	return 0;
+	for (uint32_t i = 0; i < runs; i++)
+		pages += svio_le32_to_cpu(run[i].count);
+	x->pages += pages;
+	if (x->stream.placed)
+		return 0;
+	rc = place_pages(x, head, run, in->left, piece, &num);
+	for (int i = 0; rc == 0 && i < num; i++)
+		memcpy(piece[i].iov_base, svio_migrate_get(in, piece[i].iov_len), piece[i].iov_len);
+	return rc;
 }
 
 static int take_zeroes(struct mg_move *x, struct svio_migrate_in *in)
 {
 	while (in->left) {
+		const struct mg_run *run = svio_migrate_get(in, sizeof(*run));
 		uint64_t bytes = 0;
-		uint8_t *to = place(x, in, &bytes);
+		uint8_t *to = run ? place(x, run, &bytes) : NULL;
 
 		if (!to)
 			return svio_fail(EPROTO, "zeroes that belong nowhere");
@@ -345,6 +378,8 @@ static int take_all(struct mg_move *x)
 	int rc;
 
 	svio__mg_phase(x, SVIO_MIGRATE_PRECOPY);
+	x->stream.place = place_pages;
+	x->stream.place_ctx = x;
 	for (;;) {
 		rc = svio__mg_rx(&x->stream, &type, &in);
 		if (rc)

@@ -398,17 +398,19 @@ static int move(struct mg_move *x)
 		rc = stop_and_copy(x);
 	if (rc == 0) {
 		rc = hand_over(x, x->opts.lease);
-		svio__mg_track_stop(x);
 		if (rc == 0 || rc == -EOWNERDEAD) {
 			x->report->downtime_ns = svio_now_ns() - x->stopped_at;
+			/* Slow for much memory: when nobody waits. */
+			svio__mg_track_stop(x);
 			discard(x->m);
 			return rc;
 		}
-		if (rc == -EREMOTEIO)
+		if (rc == -EREMOTEIO) {
+			svio__mg_track_stop(x);
 			return rc;
+		}
 	} else {
 		snprintf(why, sizeof(why), "%s", svio_last_error());
-		svio__mg_track_stop(x);
 		if (rc != -ECONNABORTED && rc != -ECONNRESET && rc != -EPERM)
 			say_why(x, rc, why);
 		svio_fail(-rc, "%s", why);
@@ -418,6 +420,7 @@ static int move(struct mg_move *x)
 		resume(x->m, depth);
 		x->report->downtime_ns = svio_now_ns() - x->stopped_at;
 	}
+	svio__mg_track_stop(x);
 	svio__mg_cancel(x->m, SVIO_MIGRATE_SOURCE);
 	return svio_fail(-rc, "%s", why);
 }

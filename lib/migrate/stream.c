@@ -2,6 +2,7 @@
 /* Frames over any two descriptors. */
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,6 +13,9 @@
 #define FRAME_ZSTD 1u
 #define SLICE_MS   50 /* between questions whether the user has enough */
 #define PACK_MIN   512u
+#define FRONT	   4096u /* before the pages of a frame, which lie at a page's multiple: its header, and the runs */
+#define PAGES_MAX  (MG_FRAME_PAGES * 4096u)
+#define RUNS_MAX   (sizeof(struct mg_pages_head) + MG_FRAME_PAGES * sizeof(struct mg_run))
 
 struct frame_hdr {
 	svio_le32 magic;
@@ -23,6 +27,8 @@ struct frame_hdr {
 	svio_le32 crc;	   /* of this header with crc zero, and what follows */
 } __attribute__((packed));
 _Static_assert(sizeof(struct frame_hdr) == 24, "wire");
+_Static_assert(sizeof(struct frame_hdr) + RUNS_MAX <= FRONT, "what comes before the pages fits");
+_Static_assert(RUNS_MAX + PAGES_MAX <= MG_PAYLOAD_MAX, "a frame takes so many pages");
 
 static const char *const names[MG_FRAMES] = {
 	[MG_HELLO] = "HELLO",	  [MG_RECORD] = "RECORD",   [MG_VERDICT] = "VERDICT",	  [MG_LAYOUT] = "LAYOUT",
@@ -37,12 +43,37 @@ const char *svio__mg_frame_name(unsigned int type)
 	return type < MG_FRAMES && names[type] ? names[type] : "unknown frame";
 }
 
-static int nonblocking(int fd, int *before)
+/*
+ * No call may last longer than SLICE_MS. Sockets have a time limit for that: a sender who sleeps in poll(2) is woken when three quarters
+ * of its buffer are empty, one who sleeps in write(2) as soon as there is room. Others are asked, and waited for.
+ */
+static int limit(int fd, int option, int *flags, struct timeval *before)
 {
-	*before = fcntl(fd, F_GETFL);
-	if (*before < 0 || fcntl(fd, F_SETFL, *before | O_NONBLOCK) < 0)
+	const struct timeval slice = { .tv_usec = SLICE_MS * 1000 };
+	socklen_t len = sizeof(*before);
+	int now;
+
+	*flags = fcntl(fd, F_GETFL);
+	if (*flags < 0)
+		return svio_fail(errno, "descriptor %d: %m", fd);
+	if (getsockopt(fd, SOL_SOCKET, option, before, &len) == 0 && setsockopt(fd, SOL_SOCKET, option, &slice, sizeof(slice)) == 0) {
+		now = *flags & ~O_NONBLOCK;
+	} else {
+		before->tv_sec = -1;
+		now = *flags | O_NONBLOCK;
+	}
+	if (fcntl(fd, F_SETFL, now) < 0)
 		return svio_fail(errno, "descriptor %d: %m", fd);
 	return 0;
+}
+
+static void unlimit(int fd, int option, int flags, const struct timeval *before)
+{
+	if (flags < 0)
+		return;
+	fcntl(fd, F_SETFL, flags);
+	if (before->tv_sec >= 0)
+		setsockopt(fd, SOL_SOCKET, option, before, sizeof(*before));
 }
 
 int svio__mg_stream_init(struct mg_stream *s, int in, int out, uint32_t timeout_ms)
@@ -55,13 +86,14 @@ int svio__mg_stream_init(struct mg_stream *s, int in, int out, uint32_t timeout_
 	s->in_flags = s->out_flags = -1;
 	s->extra_fd = -1;
 	s->timeout_ms = timeout_ms;
-	rc = nonblocking(in, &s->in_flags);
+	rc = limit(in, SO_RCVTIMEO, &s->in_flags, &s->in_limit);
 	if (rc)
 		return rc;
-	rc = nonblocking(out, &s->out_flags);
+	rc = limit(out, SO_SNDTIMEO, &s->out_flags, &s->out_limit);
 	if (rc)
 		return rc;
-	s->tx = malloc(sizeof(struct frame_hdr) + ZSTD_COMPRESSBOUND(MG_PAYLOAD_MAX));
+	s->room = aligned_alloc(FRONT, FRONT + SVIO_ALIGN_UP((size_t)ZSTD_COMPRESSBOUND(MG_PAYLOAD_MAX), FRONT));
+	s->tx = s->room ? s->room + FRONT : NULL;
 	s->rx = malloc(MG_PAYLOAD_MAX);
 	s->plain = malloc(MG_PAYLOAD_MAX);
 	if (!s->tx || !s->rx || !s->plain)
@@ -71,22 +103,21 @@ int svio__mg_stream_init(struct mg_stream *s, int in, int out, uint32_t timeout_
 
 void svio__mg_stream_fini(struct mg_stream *s)
 {
-	if (s->out_flags >= 0)
-		fcntl(s->out, F_SETFL, s->out_flags);
-	if (s->in_flags >= 0)
-		fcntl(s->in, F_SETFL, s->in == s->out ? s->in_flags & ~O_NONBLOCK : s->in_flags);
+	unlimit(s->out, SO_SNDTIMEO, s->out_flags, &s->out_limit);
+	unlimit(s->in, SO_RCVTIMEO, s->in_flags, &s->in_limit); /* last: in may be out, and what was found first counts */
 	ZSTD_freeCCtx(s->cctx);
 	ZSTD_freeDCtx(s->dctx);
-	free(s->tx);
+	free(s->room);
 	free(s->rx);
 	free(s->plain);
 	memset(s, 0, sizeof(*s));
 }
 
-/* Until fd can be used. `silence` counts from the last byte that moved. */
+/* Until fd can be used, or may be tried again. `silence` counts from the last byte that moved. */
 static int wait_for(struct mg_stream *s, int fd, short events, uint64_t silence)
 {
 	struct pollfd p[2] = { { .fd = fd, .events = events }, { .fd = s->extra_fd, .events = POLLIN } };
+	bool waits = (events == POLLIN ? s->in_limit : s->out_limit).tv_sec >= 0 && s->extra_fd < 0;
 
 	for (;;) {
 		uint64_t waited = (svio_now_ns() - silence) / 1000000;
@@ -96,6 +127,8 @@ static int wait_for(struct mg_stream *s, int fd, short events, uint64_t silence)
 			return svio_fail(ECANCELED, "the migration was cancelled");
 		if (s->timeout_ms && waited >= s->timeout_ms)
 			return svio_fail(ETIMEDOUT, "the other side was silent for %u ms", s->timeout_ms);
+		if (waits)
+			return 0;
 		n = poll(p, 2, SLICE_MS);
 		if (n < 0 && errno != EINTR)
 			return svio_fail(errno, "poll: %m");
@@ -136,7 +169,12 @@ static int read_all(struct mg_stream *s, uint8_t *p, size_t len, bool may_break)
 	uint64_t moved = svio_now_ns();
 
 	while (len) {
-		ssize_t n = read(s->in, p, len);
+		ssize_t n = 0;
+		int rc = s->extra_fd >= 0 ? wait_for(s, s->in, POLLIN, moved) : 0;
+
+		if (rc && (rc != -EINTR || may_break))
+			return rc;
+		n = read(s->in, p, len);
 
 		if (n > 0) {
 			p += n;
@@ -150,8 +188,7 @@ static int read_all(struct mg_stream *s, uint8_t *p, size_t len, bool may_break)
 		if (errno != EAGAIN && errno != EINTR)
 			return svio_fail(errno == EPIPE ? ECONNRESET : errno, "the connection is lost: %m");
 		if (errno == EAGAIN) {
-			int rc = wait_for(s, s->in, POLLIN, moved);
-
+			rc = wait_for(s, s->in, POLLIN, moved);
 			if (rc && (rc != -EINTR || may_break))
 				return rc;
 		}
@@ -159,10 +196,46 @@ static int read_all(struct mg_stream *s, uint8_t *p, size_t len, bool may_break)
 	return 0;
 }
 
-static uint32_t checksum(const struct mg_stream *s, struct frame_hdr h, const void *data, size_t len)
+/* As they come; a checksum of what has come, before it leaves the cache. */
+static int read_pieces(struct mg_stream *s, struct iovec *piece, int num, uint32_t *crc)
+{
+	uint64_t moved = svio_now_ns();
+
+	while (num) {
+		ssize_t n = readv(s->in, piece, num);
+
+		if (n == 0)
+			return svio_fail(ECONNRESET, "the connection was closed");
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			return svio_fail(errno == EPIPE ? ECONNRESET : errno, "the connection is lost: %m");
+		if (n < 0 && errno == EAGAIN) {
+			int rc = wait_for(s, s->in, POLLIN, moved);
+
+			if (rc && rc != -EINTR)
+				return rc;
+		}
+		if (n > 0)
+			moved = svio_now_ns();
+		while (n > 0) {
+			size_t here = SVIO_MIN((size_t)n, piece->iov_len);
+
+			*crc = svio_crc32c(*crc, piece->iov_base, here);
+			piece->iov_base = (uint8_t *)piece->iov_base + here;
+			piece->iov_len -= here;
+			n -= (ssize_t)here;
+			if (!piece->iov_len) {
+				piece++;
+				num--;
+			}
+		}
+	}
+	return 0;
+}
+
+static uint32_t header_checksum(const struct mg_stream *s, struct frame_hdr h)
 {
 	h.crc = 0;
-	return svio_crc32c(svio_crc32c(s->key, &h, sizeof(h)), data, len);
+	return svio_crc32c(s->key, &h, sizeof(h));
 }
 
 static size_t pack(struct mg_stream *s, uint8_t *to, size_t room, const uint8_t *from, size_t len)
@@ -177,37 +250,52 @@ static size_t pack(struct mg_stream *s, uint8_t *to, size_t room, const uint8_t 
 	return ZSTD_isError(n) ? len : n;
 }
 
-int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_t head_len, const void *data, size_t len)
+/* What lies at `payload`, with room for the header before it; or, packed, what lies in s->plain. */
+static int send_frame(struct mg_stream *s, enum mg_frame type, uint8_t *payload, size_t raw)
 {
 	struct frame_hdr h = { .magic = svio_cpu_to_le32(MAGIC), .type = (uint8_t)type, .seq = svio_cpu_to_le32(s->tx_seq) };
-	size_t raw = head_len + len, wire = raw;
-	uint8_t *body = s->tx + sizeof(h);
+	size_t wire = raw;
 
-	if (head_len > MG_PAYLOAD_MAX || len > MG_PAYLOAD_MAX - head_len)
-		return svio_fail(E2BIG, "a frame of %zu bytes", raw);
 	if (s->compress && raw >= PACK_MIN) {
-		memcpy(s->plain, head, head_len);
-		memcpy(s->plain + head_len, data, len);
-		wire = pack(s, body, ZSTD_COMPRESSBOUND(MG_PAYLOAD_MAX), s->plain, raw);
+		memcpy(s->plain, payload, raw);
+		wire = pack(s, s->tx, ZSTD_COMPRESSBOUND(MG_PAYLOAD_MAX), s->plain, raw);
+		payload = s->tx;
 		if (wire < raw)
 			h.flags = FRAME_ZSTD;
 		else
-			memcpy(body, s->plain, raw);
+			memcpy(payload, s->plain, raw);
 		wire = SVIO_MIN(wire, raw);
-	} else {
-		if (head_len)
-			memcpy(body, head, head_len);
-		if (len)
-			memcpy(body + head_len, data, len);
 	}
 	h.len = svio_cpu_to_le32(wire);
 	h.raw_len = svio_cpu_to_le32(raw);
-	h.crc = svio_cpu_to_le32(checksum(s, h, body, wire));
-	memcpy(s->tx, &h, sizeof(h));
+	h.crc = svio_cpu_to_le32(svio_crc32c(header_checksum(s, h), payload, wire));
+	memcpy(payload - sizeof(h), &h, sizeof(h));
 	s->tx_seq++;
 	s->tx_frames++;
 	s->tx_bytes += sizeof(h) + wire;
-	return write_all(s, s->tx, sizeof(h) + wire);
+	return write_all(s, payload - sizeof(h), sizeof(h) + wire);
+}
+
+int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_t head_len, const void *data, size_t len)
+{
+	if (head_len > MG_PAYLOAD_MAX || len > MG_PAYLOAD_MAX - head_len)
+		return svio_fail(E2BIG, "a frame of %zu bytes", head_len + len);
+	if (head_len)
+		memcpy(s->tx, head, head_len);
+	if (len)
+		memcpy(s->tx + head_len, data, len);
+	return send_frame(s, type, s->tx, head_len + len);
+}
+
+int svio__mg_tx_runs(struct mg_stream *s, const struct mg_run *run, uint32_t runs, uint32_t pages)
+{
+	const struct mg_pages_head head = { .runs = svio_cpu_to_le32(runs) };
+	size_t before = sizeof(head) + runs * sizeof(*run);
+	uint8_t *payload = s->tx - before;
+
+	memcpy(payload, &head, sizeof(head));
+	memcpy(payload + sizeof(head), run, runs * sizeof(*run));
+	return send_frame(s, MG_PAGES, payload, before + pages * MG_PAGE);
 }
 
 static int unpack(struct mg_stream *s, size_t len, size_t raw)
@@ -239,17 +327,43 @@ static int aborted(struct svio_migrate_in *in)
 	return svio_fail(ECONNABORTED, "the other side gave up: %s (%s)", text, err && err < 200 ? strerror((int)err) : "?");
 }
 
-int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in *in)
+/*
+ * The pages of a frame, straight to where they belong, looked at while they are in the cache. *got: how much of the payload lies in s->rx.
+ */
+static int read_pages(struct mg_stream *s, size_t len, uint32_t *crc, size_t *got)
 {
-	uint32_t len, raw;
-	struct frame_hdr h;
-	uint8_t buf[sizeof(h)];
-	int rc;
+	struct mg_pages_head head;
+	struct iovec piece[MG_FRAME_PAGES];
+	int num, rc;
 
-	rc = read_all(s, buf, sizeof(buf), true);
+	rc = read_all(s, s->rx, sizeof(head), false);
 	if (rc)
 		return rc;
-	memcpy(&h, buf, sizeof(h));
+	memcpy(&head, s->rx, sizeof(head));
+	*got = sizeof(head);
+	if (svio_le32_to_cpu(head.runs) > MG_FRAME_PAGES || svio_le32_to_cpu(head.runs) * sizeof(struct mg_run) > len - *got)
+		return svio_fail(EPROTO, "pages in %u pieces", svio_le32_to_cpu(head.runs));
+	*got += svio_le32_to_cpu(head.runs) * sizeof(struct mg_run);
+	rc = read_all(s, s->rx + sizeof(head), *got - sizeof(head), false);
+	if (rc)
+		return rc;
+	rc = s->place(s->place_ctx, &head, (const struct mg_run *)(void *)(s->rx + sizeof(head)), len - *got, piece, &num);
+	if (rc)
+		return rc;
+	*crc = svio_crc32c(*crc, s->rx, *got);
+	return read_pieces(s, piece, num, crc);
+}
+
+int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in *in)
+{
+	uint32_t len, raw, crc;
+	struct frame_hdr h;
+	size_t got;
+	int rc;
+
+	rc = read_all(s, (uint8_t *)&h, sizeof(h), true);
+	if (rc)
+		return rc;
 	len = svio_le32_to_cpu(h.len);
 	raw = svio_le32_to_cpu(h.raw_len);
 	if (svio_le32_to_cpu(h.magic) != MAGIC)
@@ -257,14 +371,22 @@ int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in
 	if (len > MG_PAYLOAD_MAX || raw > MG_PAYLOAD_MAX || h.flags > FRAME_ZSTD || (h.flags ? len >= raw : len != raw) ||
 	    h.type == 0 || h.type >= MG_FRAMES)
 		return svio_fail(EBADMSG, "damaged frame header");
-	rc = read_all(s, s->rx, len, false);
+	got = len;
+	crc = header_checksum(s, h);
+	s->placed = h.type == MG_PAGES && !h.flags && s->place && len >= sizeof(struct mg_pages_head);
+	if (s->placed) {
+		rc = read_pages(s, len, &crc, &got);
+	} else {
+		rc = read_all(s, s->rx, len, false);
+		crc = svio_crc32c(crc, s->rx, len);
+	}
 	if (rc)
 		return rc;
-	if (checksum(s, h, s->rx, len) != svio_le32_to_cpu(h.crc) || svio_le32_to_cpu(h.seq) != s->rx_seq)
+	if (crc != svio_le32_to_cpu(h.crc) || svio_le32_to_cpu(h.seq) != s->rx_seq)
 		return svio_fail(EBADMSG, "%s frame %u is damaged, repeated, or of another session", svio__mg_frame_name(h.type),
 				 s->rx_seq);
 	s->rx_seq++;
-	*in = (struct svio_migrate_in){ .at = s->rx, .left = len };
+	*in = (struct svio_migrate_in){ .at = s->rx, .left = got };
 	if (h.flags & FRAME_ZSTD) {
 		rc = unpack(s, len, raw);
 		if (rc)

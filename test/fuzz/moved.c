@@ -112,20 +112,27 @@ static void good_layout(void)
 
 static void any_frame(struct fz_in *in)
 {
-	static uint8_t payload[16 + MAX_PAGES * 4096];
+	static uint8_t payload[2048 + MAX_PAGES * 4096];
 	uint8_t type = fz_u8(in) % (MG_FRAMES + 1), spoil = fz_u8(in);
 	size_t len = fz_u16(in);
 
 	len = SVIO_MIN(len, (size_t)2048);
 	fz_bytes(in, payload, len);
-	if (type == MG_PAGES && len >= 16) {
-		uint32_t count;
+	/* As many pages as its runs say, if that can be. */
+	if (type == MG_PAGES && len >= 24) {
+		uint32_t runs = payload[0] % 4, pages = 0;
 
-		memcpy(&count, payload + 4, 4);
-		count = le32toh(count);
-		if (count <= MAX_PAGES) {
+		payload[0] = (uint8_t)runs;
+		memset(payload + 1, 0, 3);
+		for (uint32_t i = 0; i < runs && 24 + i * 16 <= len; i++) {
+			uint32_t count;
+
+			memcpy(&count, payload + 12 + i * 16, 4);
+			pages += SVIO_MIN(le32toh(count), MAX_PAGES + 1u);
+		}
+		if (runs && pages <= MAX_PAGES) {
 			memset(payload + len, 0x5a, sizeof(payload) - len);
-			len = 16 + (size_t)count * 4096;
+			len = 8 + runs * 16 + (size_t)pages * 4096;
 		}
 	}
 	/* Mostly whole frames: two of eight values spoil something. */

@@ -44,6 +44,8 @@ static bool count_io;
 
 ssize_t __real_read(int fd, void *buf, size_t len);
 ssize_t __real_write(int fd, const void *buf, size_t len);
+ssize_t __real_readv(int fd, const struct iovec *piece, int num);
+ssize_t __wrap_readv(int fd, const struct iovec *piece, int num);
 ssize_t __wrap_read(int fd, void *buf, size_t len);
 ssize_t __wrap_write(int fd, const void *buf, size_t len);
 
@@ -59,6 +61,12 @@ ssize_t __wrap_read(int fd, void *buf, size_t len)
 {
 	count_call();
 	return __real_read(fd, buf, len);
+}
+
+ssize_t __wrap_readv(int fd, const struct iovec *piece, int num)
+{
+	count_call();
+	return __real_readv(fd, piece, num);
 }
 
 ssize_t __wrap_write(int fd, const void *buf, size_t len)
