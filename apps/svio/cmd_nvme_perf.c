@@ -402,6 +402,8 @@ static int report(struct perf_run *r)
 	if (o->error)
 		snprintf(o->error_text, sizeof(o->error_text), "%s", svio_last_error());
 	perf_get_result(r->perf, &o->result);
+	if (r->move)
+		perf_move_check(r->move, &o->ballast);
 	o->args = &r->args;
 	o->seconds = SVIO_MAX((double)r->ran_ns / 1e9, 1e-9);
 	o->last_device = r->device;

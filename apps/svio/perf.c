@@ -273,10 +273,8 @@ static void new_medium(struct perf *perf, uint64_t run)
 	}
 }
 
-int perf_attach(struct perf *perf, struct svio_device *dev, struct svio_nvme *nvme,
-		const struct svio_nvme_ns *ns, bool same_medium)
+int perf_prepare(const struct perf_config *c, struct svio_device *dev, struct svio_nvme *nvme, struct svio_nvme_qp **qps)
 {
-	const struct perf_config *c = &perf->config;
 	const char *name = svio_device_name(dev);
 	struct svio_nvme_qp_opts opts = { .size = sizeof(opts),
 					  .depth = c->qd + 1,
@@ -295,13 +293,30 @@ int perf_attach(struct perf *perf, struct svio_device *dev, struct svio_nvme *nv
 				 "%s: queues have %" PRIu32 " entries; use --qd %" PRIu32
 				 " and more --queues",
 				 name, info.max_queue_depth, info.max_queue_depth - 1);
+	for (uint32_t i = 0; i < c->queues; i++) {
+		rc = svio_nvme_qp_create(nvme, &opts, &qps[i]);
+		if (rc) {
+			svio_fail_prefix(rc, "queue %" PRIu32 " of %" PRIu32, i + 1, c->queues);
+			while (i--)
+				svio_nvme_qp_destroy(qps[i]);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+int perf_adopt(struct perf *perf, struct svio_device *dev, struct svio_nvme_qp *const *qps, const struct svio_nvme_ns *ns,
+	       bool same_medium)
+{
+	const struct perf_config *c = &perf->config;
+
 	if (ns->lba_size != perf->ns.lba_size ||
 	    ns->blocks < c->lba + perf->slots * (c->bs / ns->lba_size))
 		return svio_fail(EINVAL,
 				 "%s: namespace %" PRIu32
 				 " is smaller or formatted differently than "
 				 "the one before",
-				 name, ns->nsid);
+				 svio_device_name(dev), ns->nsid);
 	perf->ns = *ns;
 	perf->dev = dev;
 	perf->attached = true;
@@ -311,16 +326,25 @@ int perf_attach(struct perf *perf, struct svio_device *dev, struct svio_nvme *nv
 		struct perf_queue *q = &perf->queues[i];
 
 		q->ns = *ns;
-		rc = svio_nvme_qp_create(nvme, &opts, &q->qp);
-		if (rc) {
-			svio_fail_prefix(rc, "queue %" PRIu32 " of %" PRIu32, i + 1, c->queues);
-			perf_detach(perf);
-			return rc;
-		}
+		q->qp = qps[i];
 		if (c->interrupts)
 			svio_nvme_qp_poller(q->qp, &q->irq);
 	}
 	return 0;
+}
+
+int perf_attach(struct perf *perf, struct svio_device *dev, struct svio_nvme *nvme,
+		const struct svio_nvme_ns *ns, bool same_medium)
+{
+	struct svio_nvme_qp *qps[PERF_MAX_QUEUES];
+	int rc = perf_prepare(&perf->config, dev, nvme, qps);
+
+	if (rc)
+		return rc;
+	rc = perf_adopt(perf, dev, qps, ns, same_medium);
+	for (uint32_t i = 0; rc && i < perf->config.queues; i++)
+		svio_nvme_qp_destroy(qps[i]);
+	return rc;
 }
 
 void perf_detach(struct perf *perf)

@@ -91,6 +91,14 @@ struct perf_place {
 	struct svio_ioas *ioas;
 	const struct svio_nvme_opts *opts;
 	const struct svio_nvme_ns *ns;
+	/* perf_prepare() for this configuration, or ahead is NULL. The queue pairs are taken when ahead->queues becomes 0. */
+	struct perf_ahead *ahead;
+};
+/* What the target makes before it has to be fast. */
+struct perf_ahead {
+	uint32_t queues, qd, bs;
+	bool interrupts;
+	struct svio_nvme_qp *qps[PERF_MAX_QUEUES];
 };
 int perf_load(const struct perf_place *place, struct svio_migrate_in *in, struct svio_nvme **nvme, struct perf **perfp);
 void perf_replay(struct perf *perf);
@@ -106,6 +114,10 @@ void perf_forget(struct perf *perf);
  */
 int perf_attach(struct perf *perf, struct svio_device *dev, struct svio_nvme *nvme, const struct svio_nvme_ns *ns,
 		bool same_medium);
+/* The two halves of it: c->queues queue pairs for queues, qd, bs and interrupts of c; and they become the engine's. */
+int perf_prepare(const struct perf_config *c, struct svio_device *dev, struct svio_nvme *nvme, struct svio_nvme_qp **qps);
+int perf_adopt(struct perf *perf, struct svio_device *dev, struct svio_nvme_qp *const *qps, const struct svio_nvme_ns *ns,
+	       bool same_medium);
 /* Destroy the queue pairs. Not while running. Does nothing when not attached. */
 void perf_detach(struct perf *perf);
 

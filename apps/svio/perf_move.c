@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "migrate_report.h"
+#include "perf_ballast.h"
 #include "perf_run.h"
 
 #define AREA	    "perf"
@@ -23,7 +24,10 @@ struct perf_move {
 	struct svio_migrate *m;
 	struct svio_migrate_part part;
 	struct svio_migrate_device *device; /* by its own state */
+	struct perf_ahead ahead;	    /* target, by the driver: queue pairs that wait for their requests */
+	bool told;			    /* source: what they are like */
 	struct svio_migrate_part room; /* is made for it */
+	struct perf_ballast *ballast;
 	struct svio_migrate_report report;
 	char path[CONTROL_PATH], address[256], lease[256];
 	int listen_fd;	/* control */
@@ -69,6 +73,61 @@ static int let_go(void *ctx, uint32_t version, struct svio_migrate_in *in)
 	return 0;
 }
 
+/*
+ * By the driver: commands to the target's controller take longer than anything else at the end. So its queue pairs are made
+ * while the source works. Empty, they touch nothing that is shared.
+ */
+static int precopy(void *ctx, struct svio_migrate_buf *out)
+{
+	struct perf_move *move = ctx;
+	const struct perf_config *c = &move->run->args.config;
+
+	if (move->told || move->run->args.way == PERF_BY_STATE)
+		return 0;
+	svio_migrate_put_u32(out, c->queues);
+	svio_migrate_put_u32(out, c->qd);
+	svio_migrate_put_u32(out, c->bs);
+	move->told = true;
+	return svio_migrate_put_u32(out, c->interrupts);
+}
+
+static int load_precopy(void *ctx, uint32_t version, struct svio_migrate_in *in)
+{
+	struct perf_move *move = ctx;
+	struct perf_run *r = move->run;
+	struct perf_config c = { 0 };
+	uint32_t interrupts;
+	int rc;
+
+	(void)version;
+	c.queues = svio_migrate_get_u32(in);
+	c.qd = svio_migrate_get_u32(in);
+	c.bs = svio_migrate_get_u32(in);
+	interrupts = svio_migrate_get_u32(in);
+	c.interrupts = interrupts;
+	if (in->bad || move->ahead.queues || !r->session.nvme || r->args.way == PERF_BY_STATE || c.queues == 0 || c.qd == 0 || c.bs == 0 ||
+	    c.queues > PERF_MAX_QUEUES || c.qd > PERF_MAX_QD || c.bs > PERF_MAX_BS || interrupts > 1)
+		return svio_fail(EINVAL, "queues that make no sense");
+	rc = perf_prepare(&c, r->session.dev, r->session.nvme, move->ahead.qps);
+	if (rc)
+		return rc;
+	move->ahead.queues = c.queues;
+	move->ahead.qd = c.qd;
+	move->ahead.bs = c.bs;
+	move->ahead.interrupts = c.interrupts;
+	return 0;
+}
+
+static void cancel(void *ctx, enum svio_migrate_side side)
+{
+	struct perf_move *move = ctx;
+
+	(void)side;
+	while (move->ahead.queues)
+		svio_nvme_qp_destroy(move->ahead.qps[--move->ahead.queues]);
+	move->told = false;
+}
+
 static int quiesce(void *ctx)
 {
 	struct perf_run *r = ((struct perf_move *)ctx)->run;
@@ -105,7 +164,7 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 	struct perf_run *r = move->run;
 	struct svio_nvme_opts opts = { .size = sizeof(opts), .max_queues = r->args.config.queues + 1 };
 	struct perf_place place = { .area = svio_migrate_find_area(move->m, AREA), .dev = r->session.dev, .ioas = r->session.ioas,
-				    .opts = &opts, .ns = &r->ns };
+				    .opts = &opts, .ns = &r->ns, .ahead = &move->ahead };
 	uint32_t policy;
 	int rc;
 
@@ -175,17 +234,21 @@ static int move_new(struct perf_run *r, struct perf_move **movep)
 
 	move->run = r;
 	move->listen_fd = move->session_fd = move->client = -1;
-	move->part = (struct svio_migrate_part){ .name = "nvme perf", .version = 1, .describe = describe, .quiesce = quiesce, .save = save,
-						 .load = load, .resume = resume, .discard = discard, .ctx = move };
+	move->part = (struct svio_migrate_part){ .name = "nvme perf", .version = 1, .describe = describe, .precopy = precopy,
+						 .load_precopy = load_precopy, .quiesce = quiesce, .save = save, .load = load,
+						 .resume = resume, .discard = discard, .cancel = cancel, .ctx = move };
 	rc = svio_migrate_create(&move->m);
 	if (rc == 0)
 		rc = svio_migrate_add_ioas(move->m, r->session.ioas);
+	if (rc == 0)
+		rc = perf_ballast_new(move->m, &move->ballast);
 	if (rc == 0 && r->args.way == PERF_BY_STATE)
 		rc = svio_migrate_device_create(r->session.dev, "nvme device", &move->device);
 	if (rc == -ENOTTY)
 		rc = svio_fail(ENOTTY, "%s: the controller has no migration state of its own; another can go on with its work: --by driver",
 			       r->device);
 	if (rc) {
+		perf_ballast_free(move->ballast);
 		svio_migrate_destroy(move->m);
 		free(move);
 		return rc;
@@ -214,6 +277,7 @@ void perf_move_end(struct perf_move *move)
 	}
 	if (move->session_fd >= 0)
 		close(move->session_fd);
+	perf_ballast_free(move->ballast);
 	svio_migrate_destroy(move->m);
 	svio_migrate_device_destroy(move->device);
 	free(move);
@@ -267,6 +331,8 @@ int perf_move_start(struct perf_run *r, struct perf_move **movep)
 		rc = svio_migrate_area_create(&opts, &area);
 	if (rc == 0)
 		rc = svio_migrate_add_area(move->m, area);
+	if (rc == 0 && r->args.ballast)
+		rc = perf_ballast_create(move->ballast, r->args.ballast, r->args.ballast_percent);
 	if (rc == 0)
 		rc = open_control(move, r->args.control);
 	if (rc) {
@@ -452,6 +518,11 @@ void perf_move_poll(struct perf_move *move)
 bool perf_move_gone(const struct perf_move *move)
 {
 	return move->gone;
+}
+
+void perf_move_check(const struct perf_move *move, struct perf_ballast_result *result)
+{
+	perf_ballast_check(move->ballast, result);
 }
 
 int perf_move_report(const struct perf_move *move)

@@ -7,6 +7,7 @@
 #include "control.h"
 
 struct perf_run;
+struct perf_ballast_result;
 struct perf_move;
 
 /* Before the controller is opened: where its driver's queues lie, when it moves by its own state. */
@@ -17,6 +18,8 @@ int perf_move_start(struct perf_run *r, struct perf_move **movep);
 void perf_move_poll(struct perf_move *move);
 /* It runs elsewhere now. */
 bool perf_move_gone(const struct perf_move *move);
+/* What moves along, looked at; it is not written any more. */
+void perf_move_check(const struct perf_move *move, struct perf_ballast_result *result);
 /* The last word of a process that has moved away. Exit code. */
 int perf_move_report(const struct perf_move *move);
 void perf_move_end(struct perf_move *move); /* NULL is fine */

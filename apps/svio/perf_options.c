@@ -106,6 +106,29 @@ int perf_parse_disturb(const char *text, struct perf_disturb_spec *spec)
 	return rc;
 }
 
+int perf_parse_ballast(const char *text, uint64_t *bytes, uint32_t *percent)
+{
+	uint64_t share = 1;
+	const char *tail;
+	char *head = NULL;
+	int rc;
+
+	if (!strchr(text, ':')) {
+		rc = svio_parse_size(text, bytes);
+	} else {
+		rc = split(text, &head, &tail);
+		if (!rc)
+			rc = svio_parse_size(head, bytes);
+		if (!rc)
+			rc = svio_parse_u64(tail, 100, &share);
+	}
+	if (!rc && *bytes == 0)
+		rc = -EINVAL;
+	*percent = (uint32_t)share;
+	free(head);
+	return rc;
+}
+
 const char *perf_disturb_name(enum perf_disturb_kind kind)
 {
 	return disturb_names[kind];
@@ -131,6 +154,7 @@ enum long_key {
 	KEY_BIND,
 	KEY_MIGRATABLE,
 	KEY_BY,
+	KEY_BALLAST,
 };
 
 static const struct argp_option options[] = {
@@ -177,6 +201,8 @@ static const struct argp_option options[] = {
 	{ "by", KEY_BY, "WAY", 0,
 	  "How it moves: 'driver' sets up another controller and sends again what is in flight (default); 'state' moves the "
 	  "controller's own state, which simulated ones have", 4 },
+	{ "ballast", KEY_BALLAST, "SIZE[:PCT]", 0,
+	  "With --migratable: take SIZE of memory along, of which PCT of a hundred (1) are written again each second; checked at the end", 4 },
 	{ NULL, 0, NULL, 0, "Fault injection, for tests:", 5 },
 	{ "disturb", KEY_DISTURB, "KIND:N", 0,
 	  "N times over the run: 'decode' switches memory decoding off and on, 'reset' resets the "
@@ -201,6 +227,8 @@ static void check(const struct argp_state *state, const struct perf_args *args)
 		argp_error(state, "--by state does not move interrupts: leave --interrupt away");
 	if (args->migratable && args->disturbs)
 		argp_error(state, "--migratable and --disturb: one at a time");
+	if (args->ballast && !args->migratable)
+		argp_error(state, "--ballast is about --migratable");
 	if (args->bind && !args->wait_replug)
 		argp_error(state,
 			   "--bind is about --wait-replug; bind this device with: svio bind %s",
@@ -309,6 +337,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_BY:
 		if (perf_parse_way(arg, &args->way))
 			argp_error(state, "--by %s: must be driver or state", arg);
+		return 0;
+	case KEY_BALLAST:
+		if (perf_parse_ballast(arg, &args->ballast, &args->ballast_percent))
+			argp_error(state, "--ballast %s: must be SIZE or SIZE:PCT", arg);
 		return 0;
 	case KEY_MIGRATABLE:
 		args->migratable = true;

@@ -28,6 +28,8 @@ struct perf_args {
 	bool migratable;
 	const char *control; /* its socket; NULL: named after the process */
 	enum perf_way way;   /* how it moves */
+	uint64_t ballast;    /* bytes that move along */
+	uint32_t ballast_percent; /* written again each second */
 };
 
 /* As cli_parse(): does not return on --help or wrong usage. */
@@ -44,5 +46,6 @@ int perf_parse_way(const char *text, enum perf_way *way);
 int perf_parse_rw(const char *text, enum perf_rw *rw);
 int perf_parse_range(const char *text, uint64_t *lba, uint64_t *blocks); /* LBA:BLOCKS */
 int perf_parse_disturb(const char *text, struct perf_disturb_spec *spec); /* KIND:N */
+int perf_parse_ballast(const char *text, uint64_t *bytes, uint32_t *percent); /* SIZE or SIZE:PERCENT */
 
 #endif

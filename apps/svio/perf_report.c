@@ -46,6 +46,8 @@ const char *perf_verdict(const struct perf_outcome *o)
 		return "requests were lost";
 	if (r->verify_errors)
 		return "blocks are not what was written";
+	if (o->ballast.wrong)
+		return "memory that moved along is not what was written";
 	if (o->error)
 		return o->error_text[0] ? o->error_text : strerror(-o->error);
 	if (r->submitted != r->completed_ok + r->completed_err)
@@ -296,6 +298,14 @@ int perf_report_json(const struct perf_outcome *o)
 			       latency_json(&r->latency[PERF_OP_READ], o->seconds, c->bs));
 	json_object_object_add(doc, "write",
 			       latency_json(&r->latency[PERF_OP_WRITE], o->seconds, c->bs));
+	if (o->ballast.bytes) {
+		struct json_object *ballast = json_object_new_object();
+
+		cli_json_u64(ballast, "bytes", o->ballast.bytes);
+		cli_json_u64(ballast, "written_pages", o->ballast.written);
+		cli_json_u64(ballast, "wrong_pages", o->ballast.wrong);
+		json_object_object_add(doc, "ballast", ballast);
+	}
 	cli_json_u64(doc, "submitted", r->submitted);
 	cli_json_u64(doc, "completed_ok", r->completed_ok);
 	cli_json_u64(doc, "completed_err", r->completed_err);

@@ -3,6 +3,7 @@
 #ifndef SVIO_PERF_REPORT_H
 #define SVIO_PERF_REPORT_H
 
+#include "perf_ballast.h"
 #include "perf_options.h"
 
 struct perf_second {
@@ -19,6 +20,7 @@ struct perf_outcome {
 	double seconds;		      /* running, without waits for a device */
 	uint32_t lost_devices, replugs;
 	uint32_t moves; /* from process to process */
+	struct perf_ballast_result ballast;
 	const char *last_device;
 	char *mappings_before, *mappings_after; /* NULL unknown */
 	bool readback_done, interrupted;

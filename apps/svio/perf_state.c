@@ -381,8 +381,19 @@ void perf_forget(struct perf *perf)
 static int load_queues(struct perf *perf, const struct perf_place *place, struct svio_nvme *nvme, struct svio_migrate_in *in)
 {
 	struct svio_nvme_move move = move_of(perf);
-	int rc = perf_attach(perf, place->dev, nvme, place->ns, true);
+	struct perf_ahead *ahead = place->ahead;
+	const struct perf_config *c = &perf->config;
+	int rc;
 
+	if (!ahead || !ahead->queues) {
+		rc = perf_attach(perf, place->dev, nvme, place->ns, true);
+	} else if (ahead->queues != c->queues || ahead->qd != c->qd || ahead->bs != c->bs || ahead->interrupts != c->interrupts) {
+		rc = svio_fail(EINVAL, "a state for other queues than were announced");
+	} else {
+		rc = perf_adopt(perf, place->dev, ahead->qps, place->ns, true);
+		if (rc == 0)
+			ahead->queues = 0;
+	}
 	for (uint32_t i = 0; i < perf->config.queues && rc == 0; i++)
 		rc = svio_nvme_qp_load(perf->queues[i].qp, &move, in);
 	return rc;

@@ -205,6 +205,7 @@ struct mg_move {
 	uint32_t peer_pid;
 	uint64_t peer_boot; /* of the machine: the same pid of another one is another process */
 	bool peer_compress;
+	bool direct; /* the other end of our unix socket is the target itself */
 	uint64_t started, stopped_at;
 	uint64_t pages, state_bytes; /* sent or received, in all */
 	/* pre-copy */

@@ -12,6 +12,7 @@
 #define STATE_PIECE (UINT32_C(512) << 10)
 #define ASK_EVERY_MS 200
 #define LAYOUT_MAX   (UINT32_C(64) << 20)
+#define ALLOCATED_MS (UINT64_C(64) << 10) /* bytes that the target has allocated and mapped in a millisecond, at least */
 
 /* ---- before anything moves ------------------------------------------------------------------------------- */
 
@@ -118,8 +119,12 @@ static int layout(struct mg_move *x)
 		rc = svio__mg_area_put(a, &b);
 	if (rc == 0)
 		rc = send_long(x, MG_LAYOUT, &b);
+	/* Not silence, but work. */
+	if (x->stream.timeout_ms)
+		x->stream.timeout_ms = (uint32_t)SVIO_MIN(x->opts.io_timeout_ms + x->report->area_bytes / ALLOCATED_MS, (uint64_t)INT32_MAX);
 	if (rc == 0)
 		rc = svio__mg_expect(&x->stream, MG_LAYOUT_OK, &in);
+	x->stream.timeout_ms = x->opts.io_timeout_ms;
 	svio__mg_buf_free(&b);
 	return rc;
 }
@@ -312,7 +317,7 @@ static int settle(struct mg_move *x)
 static int hand_over(struct mg_move *x, const char *lease)
 {
 	struct svio_migrate_in in;
-	bool direct = is_direct(x);
+	bool direct = x->direct;
 	int rc;
 
 	if (lease) {
@@ -354,6 +359,7 @@ static int prepare(struct mg_move *x)
 		rc = compare(x);
 	if (rc || x->opts.check_only)
 		return rc;
+	x->direct = is_direct(x);
 	rc = layout(x);
 	if (rc == 0)
 		rc = svio__mg_track_start(x);
