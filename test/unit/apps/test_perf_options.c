@@ -157,6 +157,7 @@ static void test_parts(void)
 {
 	struct perf_disturb_spec spec;
 	uint64_t lba, blocks;
+	uint32_t percent;
 	enum perf_rw rw;
 
 	for (int i = 0; i < PERF_RW_KINDS; i++) {
@@ -172,6 +173,11 @@ static void test_parts(void)
 	CU_ASSERT_EQUAL(perf_parse_range(":1", &lba, &blocks), -EINVAL);
 	CU_ASSERT_EQUAL(perf_parse_disturb("reset:1000001", &spec), -ERANGE);
 	CU_ASSERT_STRING_EQUAL(perf_disturb_name(PERF_DISTURB_CONTROLLER), "controller");
+	CU_ASSERT(perf_parse_ballast("1G", &lba, &percent) == 0 && lba == UINT64_C(1) << 30 && percent == 1);
+	CU_ASSERT(perf_parse_ballast("64M:0", &lba, &percent) == 0 && lba == UINT64_C(64) << 20 && percent == 0);
+	CU_ASSERT_EQUAL(perf_parse_ballast("64M:101", &lba, &percent), -ERANGE);
+	CU_ASSERT_EQUAL(perf_parse_ballast("0", &lba, &percent), -EINVAL);
+	CU_ASSERT_EQUAL(perf_parse_ballast(":1", &lba, &percent), -EINVAL);
 }
 
 static const struct unit_test tests[] = {

@@ -573,7 +573,7 @@ static void test_kill_source(void)
 {
 	uint32_t calls = one_kill(true, UINT32_MAX);
 
-	CU_ASSERT_FATAL(calls >= 20);
+	CU_ASSERT_FATAL(calls >= 16);
 	for (uint32_t at = 1; at <= calls; at++)
 		one_kill(true, at);
 }
