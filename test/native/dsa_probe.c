@@ -687,6 +687,7 @@ static void test_identity(struct svio_dsa *dsa)
 	uint8_t *src = svio_mem_alloc(16 * PAGE, PAGE, -1), *dst = svio_mem_alloc(16 * PAGE, PAGE, -1), *heap = malloc(16 * PAGE);
 	struct svio_sva_bond *b;
 	struct svio_dsa_wq *wq;
+	struct svio_sva_report report;
 	struct svio_dsa_result res;
 	uint8_t *own = anonymous(4 * PAGE);
 
@@ -695,6 +696,9 @@ static void test_identity(struct svio_dsa *dsa)
 		free(heap);
 		return;
 	}
+	if (!svio_sva_get_report(dev, &report) && report.mode != SVIO_SVA_NATIVE)
+		verdict(svio_sva_bind(dev, ioas, SVIO_SVA_WANT_NATIVE, &b) == -EOPNOTSUPP && strstr(svio_last_error(), report.why),
+			"identity: native mode is refused, with the reason");
 	if (svio_sva_bind(dev, ioas, SVIO_SVA_WANT_IDENTITY, &b) || svio_dsa_wq_create(dsa, b, NULL, &wq)) {
 		verdict(false, "identity: a bond and a queue");
 		return;
