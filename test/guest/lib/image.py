@@ -276,7 +276,7 @@ def files_script(outs):
 def build(path, lab, kernel, release, run):
     """Writes a run's initramfs. run has: modules (loaded at boot), extra_modules,
     adds [(host, guest)], command (argv), hugepages, shares [(tag, guest dir)],
-    outs [(guest, host)]."""
+    outs [(guest, host)], slow (the factor of SVIO_LAB_SLOW)."""
     held = base_libraries()
     with open(path, "wb") as out:
         with open(base(lab, kernel, release, run.extra_modules), "rb") as f:
@@ -284,7 +284,7 @@ def build(path, lab, kernel, release, run):
         archive = Archive(out)
         for host, guest in run.adds:
             add_path(archive, host, guest, held)
-        archive.file("/lab/config", f"HUGEPAGES={run.hugepages}\n"
+        archive.file("/lab/config", f"HUGEPAGES={run.hugepages}\nexport SVIO_LAB_SLOW={run.slow}\n"
                      f"MODULES={shlex.quote(' '.join(run.modules))}\n")
         archive.file("/lab/command", "exec " + shlex.join(run.command) + "\n")
         archive.file("/lab/mounts", mounts_script(run.shares))
