@@ -37,10 +37,10 @@ probe()
 	/simdev_probe $1 $dev || echo "not ok - simdev: probe $1 ended with status $?"
 }
 
-# wait_for CONDITION: up to ten seconds
+# wait_for CONDITION: up to ten seconds, more in a guest that is slower than usual (test/guest/vm)
 wait_for()
 {
-	for _ in $(seq 100); do
+	for _ in $(seq $((100 * ${SVIO_LAB_SLOW:-1}))); do
 		eval "$1" && return 0
 		sleep 0.1
 	done

@@ -3,7 +3,7 @@
 #
 # The DSA driver (test/native/dsa_probe.c) and its commands on kernel/svio_simdev through kernel/svio_vfio_pci: by PASID where the kernel
 # can (stock, 7.3), by registered memory where it cannot (backports, 6.12). The device is simulated, the kernel's IOMMU, VFIO and memory
-# code is not. usage: t_dsa.sh [stock|backports]
+# code is not. usage: t_dsa.sh [stock|own|own-debug|backports]
 #
 # not for: bookworm (svio_simdev needs Linux 6.12)
 # also for: backports
