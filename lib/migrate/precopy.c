@@ -254,6 +254,7 @@ int svio__mg_precopy(struct mg_move *x)
 	int rc = 0;
 
 	x->stream.compress = x->opts.compress && x->peer_compress;
+	svio__mg_phase(x, SVIO_MIGRATE_PRECOPY);
 	for (;;) {
 		struct svio_migrate_round *r = &x->report->round[x->report->rounds];
 

@@ -136,6 +136,8 @@ static uint64_t cpu_started, cpu_round;
 static void progress(void *ctx, const struct svio_migrate_report *report)
 {
 	(void)ctx;
+	if (report->phase == SVIO_MIGRATE_PRECOPY && report->rounds == 0)
+		cpu_started = cpu_ns();
 	if (report->rounds == 1 && !cpu_round)
 		cpu_round = cpu_ns() - cpu_started;
 }
