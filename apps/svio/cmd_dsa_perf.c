@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "cmd_dsa.h"
+#include "dsa_move.h"
 #include "dsa_session.h"
 
 #define MAX_SIZES 16
@@ -28,7 +29,11 @@ struct args {
 	unsigned int num_sizes, kinds; /* bit mask */
 	uint32_t depth, time_ms;
 	bool no_map;
+	struct dsa_move_args move;
+	bool migratable, only_move; /* only_move: an option was given that means nothing without */
 };
+
+enum { KEY_MIGRATABLE = 256, KEY_VERIFY, KEY_QUEUES, KEY_BY, KEY_SEED };
 
 static const struct argp_option options[] = {
 	{ "sizes", 's', "LIST", 0, "Bytes of a copy, 64 to 1G (64,1k,4k,64k,1M,16M)", 0 },
@@ -36,6 +41,13 @@ static const struct argp_option options[] = {
 	{ "depth", 'q', "N", 0, "Copies in flight, for the column that is about throughput (32)", 0 },
 	{ "time", 't', "MS", 0, "Milliseconds of each measurement (100)", 0 },
 	{ "no-map", 'M', NULL, 0, "Leave out map-copy-unmap", 0 },
+	{ "migratable", KEY_MIGRATABLE, "PATH", OPTION_ARG_OPTIONAL,
+	  "Instead of measuring, run operations of all kinds and sizes up to the largest of --sizes, for --time (10000), in a process that "
+	  "`svio migrate send` can move; PATH: of its control socket", 1 },
+	{ "verify", KEY_VERIFY, NULL, 0, "With --migratable: check each operation's result, and memory around it", 1 },
+	{ "queues", KEY_QUEUES, "N", 0, "With --migratable: work queues, 1 to 8 (1)", 1 },
+	{ "by", KEY_BY, "WAY", 0, "With --migratable: the device moves by its 'driver' (default) or by its own 'state'", 1 },
+	{ "seed", KEY_SEED, "N", 0, "With --migratable: of the sequence of operations (1)", 1 },
 	{ 0 },
 };
 
@@ -93,10 +105,32 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		args->depth = (uint32_t)number(state, "depth", arg, 1, 64, false);
 		return 0;
 	case 't':
-		args->time_ms = (uint32_t)number(state, "time", arg, 1, 60000, false);
+		args->time_ms = (uint32_t)number(state, "time", arg, 1, 86400000, false);
 		return 0;
 	case 'M':
 		args->no_map = true;
+		return 0;
+	case KEY_MIGRATABLE:
+		args->migratable = true;
+		args->move.control = arg;
+		return 0;
+	case KEY_VERIFY:
+		args->move.work.verify = 1;
+		args->only_move = true;
+		return 0;
+	case KEY_QUEUES:
+		args->move.work.queues = (uint32_t)number(state, "queues", arg, 1, DSA_WORK_QUEUES, false);
+		args->only_move = true;
+		return 0;
+	case KEY_BY:
+		if (strcmp(arg, "driver") != 0 && strcmp(arg, "state") != 0)
+			argp_error(state, "--by %s: must be driver or state", arg);
+		args->move.by_state = strcmp(arg, "state") == 0;
+		args->only_move = true;
+		return 0;
+	case KEY_SEED:
+		args->move.work.seed = number(state, "seed", arg, 0, UINT64_MAX, false);
+		args->only_move = true;
 		return 0;
 	case ARGP_KEY_ARG:
 		if (args->device)
@@ -106,6 +140,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!args->device)
 			argp_error(state, "which device?");
+		if (args->only_move && !args->migratable)
+			argp_error(state, "--verify, --queues, --by and --seed are options of --migratable");
+		if (!args->time_ms)
+			args->time_ms = args->migratable ? 10000 : 100;
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -549,13 +587,27 @@ static int open_all(struct perf *p)
 	return rc;
 }
 
+static int run_migratable(struct args *args)
+{
+	args->move.device = args->device;
+	args->move.json = args->common.json;
+	args->move.time_ms = args->time_ms;
+	args->move.work.depth = args->depth;
+	for (unsigned int i = 0; i < args->num_sizes; i++)
+		args->move.work.max_len = SVIO_MAX(args->move.work.max_len, args->sizes[i]);
+	args->move.work.max_len = SVIO_MIN(args->move.work.max_len, DSA_WORK_MAX);
+	return dsa_move_run(&args->move);
+}
+
 int cmd_dsa_perf(int argc, char **argv)
 {
 	struct perf p = { .args = { .sizes = { 64, 1024, 4096, 65536, 1u << 20, 16u << 20 }, .num_sizes = 6, .kinds = 0xf, .depth = 32,
-				    .time_ms = 100 } };
+				    .move = { .work = { .queues = 1, .seed = 1 } } } };
 	int rc;
 
 	cli_parse(&argp, argc, argv, &p.args);
+	if (p.args.migratable)
+		return run_migratable(&p.args);
 	cli_catch_signals();
 	p.rows = cli_alloc((size_t)p.args.num_sizes * KINDS * sizeof(*p.rows));
 	rc = open_all(&p);

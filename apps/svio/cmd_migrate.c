@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "cmd_nvme.h"
+#include "dsa_move.h"
 #include "migrate_report.h"
 #include "perf_move.h"
 
@@ -31,17 +32,17 @@ enum {
 
 struct listen_args {
 	struct cli_common common;
-	struct perf_listen listen;
+	struct move_listen listen;
 };
 
 static const struct argp_option listen_options[] = {
-	{ "device", KEY_DEVICE, "DEVICE", 0, "The controller to go on with; it must reach the same namespace", 0 },
+	{ "device", KEY_DEVICE, "DEVICE", 0, "The device to go on with; an NVMe controller must reach the same namespace", 0 },
 	{ "addr", KEY_ADDR, "ADDRESS", 0, "unix:PATH, tcp:HOST:PORT or stdio (a pipe: ssh)", 0 },
 	{ "lease", KEY_LEASE, "FILE", 0, "A file that both sides can lock, which says who runs", 0 },
 	{ "control", KEY_CONTROL, "PATH", 0, "Control socket of the process once it runs here", 0 },
 	{ "max-memory", KEY_MAX_BYTES, "SIZE", 0, "Take no more than this (all that is available)", 0 },
 	{ "timeout", KEY_TIMEOUT, "MS", 0, "The source is silent for so long: lost (10000)", 0 },
-	{ "by", KEY_BY, "WAY", 0, "How the controller's side moves, as at the source: 'driver' (default) or 'state'", 0 },
+	{ "by", KEY_BY, "WAY", 0, "How the device's side moves, as at the source: 'driver' (default) or 'state'", 0 },
 	{ "once", KEY_ONCE, NULL, 0, "End after a session that failed", 0 },
 	{ 0 },
 };
@@ -107,7 +108,7 @@ static int cmd_listen(int argc, char **argv)
 
 	cli_parse(&argp, argc, argv, &a);
 	a.listen.json = a.common.json;
-	return perf_move_listen(&a.listen);
+	return dsa_move_is_dsa(a.listen.device) ? dsa_move_listen(&a.listen) : perf_move_listen(&a.listen);
 }
 
 /* ---- send and check -------------------------------------------------------------------------------------- */

@@ -57,17 +57,33 @@ static int start_mem(struct dsa_session *s, uint64_t bytes)
 	if (rc)
 		return rc;
 	s->mem = true;
-	rc = svio_ioas_create(NULL, &s->ioas);
+	return 0;
+}
+
+/* Registered memory becomes reachable by IOVA. */
+static int attach(struct dsa_session *s)
+{
+	int rc = svio_ioas_create(NULL, &s->ioas);
+
 	if (!rc)
 		rc = svio_ioas_attach(s->ioas, s->dev);
 	s->attached = rc == 0;
 	return rc;
 }
 
+/* Closing what is half open may fail in its own way; the first reason is the one to tell. */
+static int close_failed(struct dsa_session *s, int rc)
+{
+	char why[SVIO_ERROR_MAX];
+
+	snprintf(why, sizeof(why), "%s", svio_last_error());
+	dsa_session_close(s);
+	return why[0] ? svio_fail(rc, "%s", why) : rc;
+}
+
 int dsa_session_open(struct dsa_session *s, const char *name, uint64_t registered, uint32_t wqs)
 {
 	struct svio_dsa_opts opts = { .size = sizeof(opts), .wqs = wqs, .policy = SVIO_DSA_REQUEUE };
-	char why[SVIO_ERROR_MAX];
 	int rc;
 
 	*s = (struct dsa_session){ 0 };
@@ -75,22 +91,38 @@ int dsa_session_open(struct dsa_session *s, const char *name, uint64_t registere
 	rc = svio_device_open(name, NULL, &s->dev);
 	if (!rc)
 		rc = svio_sva_get_report(s->dev, &s->report);
-	if (!rc && (registered || s->report.mode != SVIO_SVA_NATIVE))
+	if (!rc && (registered || s->report.mode != SVIO_SVA_NATIVE)) {
 		rc = start_mem(s, registered);
+		if (!rc)
+			rc = attach(s);
+	}
 	if (!rc)
 		rc = svio_sva_bind(s->dev, s->ioas, 0, &s->bond);
 	if (!rc)
 		rc = svio_dsa_open(s->dev, &opts, &s->dsa);
 	if (!rc)
 		rc = svio_dsa_wq_create(s->dsa, s->bond, NULL, &s->wq);
-	if (!rc) {
+	if (!rc)
 		svio_dsa_get_info(s->dsa, &s->info);
-		return 0;
-	}
-	/* Closing what is half open may fail in its own way; the first reason is the one to tell. */
-	snprintf(why, sizeof(why), "%s", svio_last_error());
-	dsa_session_close(s);
-	return why[0] ? svio_fail(rc, "%s", why) : rc;
+	return rc ? close_failed(s, rc) : 0;
+}
+
+int dsa_session_movable(struct dsa_session *s, const char *name)
+{
+	int rc;
+
+	*s = (struct dsa_session){ 0 };
+	svio_clear_error();
+	rc = svio_device_open(name, NULL, &s->dev);
+	if (!rc)
+		rc = svio_sva_get_report(s->dev, &s->report);
+	if (!rc)
+		rc = start_mem(s, 0);
+	if (!rc && s->report.mode != SVIO_SVA_NATIVE)
+		rc = attach(s);
+	if (!rc)
+		rc = svio_sva_bind(s->dev, s->ioas, 0, &s->bond);
+	return rc ? close_failed(s, rc) : 0;
 }
 
 void dsa_session_close(struct dsa_session *s)

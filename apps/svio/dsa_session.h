@@ -22,6 +22,11 @@ struct dsa_session {
  * any mode, 0: none, and EAL is not started in a native bond. wqs: queues to set up. 0 or -errno, explained; nothing is left on failure.
  */
 int dsa_session_open(struct dsa_session *s, const char *name, uint64_t registered, uint32_t wqs);
+/*
+ * The same for a process that may move: room mem for its areas, no driver and no queue yet; an ioas only if the bond needs it, so that
+ * a native one is seen to need none.
+ */
+int dsa_session_movable(struct dsa_session *s, const char *name);
 void dsa_session_close(struct dsa_session *s);
 
 /*

@@ -4,7 +4,7 @@
 #define SVIO_PERF_MOVE_H
 
 #include <stdbool.h>
-#include "control.h"
+#include "move_peer.h"
 
 struct perf_run;
 struct perf_ballast_result;
@@ -24,13 +24,7 @@ void perf_move_check(const struct perf_move *move, struct perf_ballast_result *r
 int perf_move_report(const struct perf_move *move);
 void perf_move_end(struct perf_move *move); /* NULL is fine */
 
-struct perf_listen {
-	const char *device, *address, *lease, *control;
-	uint64_t max_bytes;
-	uint32_t timeout_ms;
-	bool json, once, by_state;
-};
 /* `svio migrate listen`: wait for a run, and be it. Exit code. */
-int perf_move_listen(const struct perf_listen *args);
+int perf_move_listen(const struct move_listen *args);
 
 #endif

@@ -4,98 +4,26 @@
 # `svio nvme perf --verify --migratable` moves between processes and between two NVMe models on one file. SVIO_MOVES: how often in a
 # row (12; the long run: 100).
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$here/lib_migrate.sh"
 
 moves=${SVIO_MOVES:-12}
 guid=00112233445566778899aabbccddeeff
 truncate -s 64M "$dir/img" "$dir/other"
 
-# background NAME COMMAND...: its streams are $dir/NAME.out and .err, its process $bg
-background()
-{
-	local name=$1
-	shift
-	timeout -k 1 $((limit * 2 + moves * 20)) "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
-	bg=$!
-	started+=("$bg")
-	[ "$2" = serve ] || runs+=("$bg")
-}
-# child PID: of timeout(1)
-child() { local c; c=$(cat "/proc/$1/task/$1/children" 2>/dev/null); echo "${c%% *}"; }
-# server NAME OPTIONS FILE [ARGS...]: a model; never two of one name
+# server NAME OPTIONS FILE [ARGS...]: a model
 server()
 {
 	local name=$1 options=$2 file=$3
 	shift 3
-	background "$name" "$svio" serve "nvme,shared,$options" --file "$file" --socket "$dir/$name.sock" "$@"
-	servers+=("$bg")
-	wait_for "grep -q '^serving ' $dir/$name.out || ! running $bg" && grep -q '^serving ' "$dir/$name.out"
+	serving "$name" "nvme,shared,$options" --file "$file" "$@"
 }
-servers=()
-end_servers()
-{
-	local s
-	for s in "${servers[@]}"; do kill -TERM "$s" 2>/dev/null; wait "$s" 2>/dev/null; done
-	servers=()
-}
-# source NAME DEVICE ARGS...: a run that can move; in $source
+# source NAME DEVICE ARGS...
 source()
 {
 	local name=$1 device=$2
 	shift 2
-	background "$name" "$svio" nvme perf "user:$dir/$device.sock" --verify --force --json --migratable="$dir/$name.ctl" "$@"
-	source=$bg
-	wait_for "[ -S $dir/$name.ctl ] || ! running $bg" && [ -S "$dir/$name.ctl" ] || { cat "$dir/$name.err"; return 1; }
+	moving "$name" nvme perf "user:$dir/$device.sock" --verify --force "$@"
 }
-# target NAME DEVICE ARGS...: who waits for one; in $target
-target()
-{
-	local name=$1 device=$2
-	shift 2
-	background "$name" "$svio" migrate listen --device "user:$dir/$device.sock" --addr "unix:$dir/$name.mig" --json \
-		--control "$dir/$name.ctl" "$@"
-	target=$bg
-	wait_for "[ -S $dir/$name.mig ] || ! running $bg" && [ -S "$dir/$name.mig" ] || { cat "$dir/$name.err"; return 1; }
-}
-# send FROM TO ARGS...: the command; its JSON is $dir/send.json
-send()
-{
-	local from=$1 to=$2 rc=0
-	shift 2
-	timeout -k 1 "$limit" "$svio" migrate send --control "$dir/$from.ctl" --addr "$to" --json "$@" >"$dir/send.json" \
-		2>"$dir/send.err" || rc=$?
-	complaints "$dir/send.err" || return 1
-	return $rc
-}
-# good NAME PID: a process ended with 0 and without a sanitizer's words
-good()
-{
-	local rc=0
-	wait "$2" || rc=$?
-	complaints "$dir/$1.err" || return 1
-	[ $rc = 0 ] || { echo "$1: exit code $rc"; cat "$dir/$1.out" "$dir/$1.err"; return 1; }
-}
-
-# finish NAME: it ends well, now
-finish_run()
-{
-	wait_for "[ -S $dir/$1.ctl ]" || return 1
-	python3 - "$dir/$1.ctl" <<'PY'
-import socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.connect(sys.argv[1])
-s.sendall(b'{"command":"finish"}\n')
-assert b'"ok":true' in s.recv(4096).replace(b" ", b"")
-PY
-}
-# After a test: what it left is not in the way of the next.
-end_runs()
-{
-	local p
-	for p in "${runs[@]}"; do running "$p" && kill -KILL "$(child "$p")" "$p" 2>/dev/null; done
-	runs=()
-}
-runs=()
-test_of() { check "$@"; end_runs; }
 
 # The models answer slowly now and then, so that requests are in flight whenever the run is stopped.
 slow=(--inject "io:stall=400000:every=25")
@@ -116,20 +44,10 @@ one_move()
 # many_moves WAY TIMES EXPRESSION...
 many_moves()
 {
-	local i way=$1 times=$2 from=$1_hop0 here=a there=b
+	local way=$1 times=$2
 	shift 2
-	source "$from" a --rw randrw --qd 32 --queues 2 --time 3600 --by $way || return 1
-	local before=$source
-	for ((i = 1; i <= times; i++)); do
-		local to=${way}_hop$i
-		target "$to" $there --by $way || return 1
-		send "$from" "unix:$dir/$to.mig" || { cat "$dir/send.err"; cat "$dir/$from.err"; return 1; }
-		good "$from" "$before" || return 1
-		before=$target from=$to
-		local swap=$here
-		here=$there there=$swap
-	done
-	finish_run "$from" && good "$from" "$before" && judge "$dir/$from.out" "${proved[@]}" "moves == $times" "$@"
+	source "$way" a --rw randrw --qd 32 --queues 2 --time 3600 --by $way || return 1
+	hops "$way" $way "$times" a b && judge "$dir/$last.out" "${proved[@]}" "moves == $times" "$@"
 }
 
 two_ways()

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# `svio dsa perf --verify --migratable` on plain pointers moves between processes and between two DSA models, by the driver and by the
+# device's own state. SVIO_MOVES: how often in a row (4; the long run: 100).
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$here/lib_migrate.sh"
+
+moves=${SVIO_MOVES:-4}
+# Every operation has completed once, and was checked.
+sound=('ok' 'completed == submitted' 'verified == completed' 'verified > 0' 'wrong == 0' 'errors == 0' 'lost == 0' 'doubled == 0'
+	'canceled == 0' 'all(n > 0 for n in kinds.values())')
+run=(--verify --sizes 256k --depth 32 --queues 2)
+
+# source NAME DEVICE ARGS...
+source()
+{
+	local name=$1 device=$2
+	shift 2
+	moving "$name" dsa perf "$device" "${run[@]}" --time 3600000 "$@"
+}
+
+# many_moves NAME WAY HERE THERE EXPRESSION...
+many_moves()
+{
+	local name=$1 way=$2 from=$3 to=$4
+	shift 4
+	source "$name" "user:$dir/$from.sock" --by $way || return 1
+	hops "$name" $way "$moves" "$from" "$to" && judge "$dir/$last.out" "${sound[@]}" "moves == $moves" "$@"
+}
+
+# A model in a thread of the process itself, and no server at all.
+within()
+{
+	source within sim:dsa || return 1
+	background within_t "$svio" migrate listen --device sim:dsa,wqs=2 --addr "unix:$dir/within_t.mig" --json --control "$dir/within_t.ctl"
+	target=$bg
+	wait_for "[ -S $dir/within_t.mig ] || ! running $bg" || return 1
+	send within "unix:$dir/within_t.mig" || { cat "$dir/send.err" "$dir/within_t.err"; return 1; }
+	good within "$source" && finish_run within_t && good within_t "$target" &&
+		judge "$dir/within_t.out" "${sound[@]}" 'moves == 1' 'mode == "native"'
+}
+
+# Compared before the first byte: fewer entries, shorter transfers, registered memory only.
+refused()
+{
+	serving small dsa,size=16,max_xfer=64K,nopasid || return 1
+	source no "user:$dir/a.sock" || return 1
+	target no_t small || return 1
+	! send no "unix:$dir/no_t.mig" || { echo "send succeeded"; return 1; }
+	judge "$dir/send.json" 'not ok' '{d["field"] for d in differences} == {"dsa.queue_depth", "dsa.max_transfer", "dsa.native"}' || return 1
+	kill -TERM "$(child "$target")"
+	finish_run no && good no "$source" && judge "$dir/no.out" "${sound[@]}" 'moves == 0'
+}
+
+# Killed while it receives: the source goes on, and moves elsewhere afterwards.
+target_dies()
+{
+	source dies "user:$dir/a.sock" || return 1
+	target dies_1 b || return 1
+	send dies "unix:$dir/dies_1.mig" --max-bandwidth 500K &
+	local sender=$!
+	sleep 0.5
+	kill -KILL "$(child "$target")"
+	! wait $sender || { echo "send succeeded"; return 1; }
+	target dies_2 b || return 1
+	send dies "unix:$dir/dies_2.mig" || { cat "$dir/send.err"; return 1; }
+	good dies "$source" && finish_run dies_2 && good dies_2 "$target" && judge "$dir/dies_2.out" "${sound[@]}" 'moves == 1'
+}
+
+check "migrate dsa: servers start" eval 'serving a dsa && serving b dsa && serving c dsa,nopasid && serving d dsa,nopasid'
+test_of "migrate dsa: plain pointers, $moves moves in a row, there and back; every result is checked" \
+	many_moves native driver a b 'requeued > 0' 'mode == "native"'
+test_of "migrate dsa: $moves moves by the device's own state: nothing is sent again, no reset" \
+	many_moves state state a b 'requeued == 0' 'resets == 0' 'mode == "native"'
+test_of "migrate dsa: registered memory, by the driver" many_moves id driver c d 'requeued > 0' 'mode == "identity"'
+test_of "migrate dsa: registered memory, by the device's own state" many_moves idstate state c d 'requeued == 0' 'mode == "identity"'
+test_of "migrate dsa: between models in the processes themselves" within
+test_of "migrate dsa: what does not fit is refused with its fields" refused
+test_of "migrate dsa: the target is killed while it receives; the source goes on, and moves elsewhere" target_dies
+end_servers
+exit $failed
