@@ -7,6 +7,7 @@
  *	    max_xfer=SIZE	largest transfer, a power of two, default 2 GiB
  *	    max_batch=N	largest batch, a power of two, default 1024
  *	    nobof	block-on-fault is not offered
+ *	    slow=N	an engine takes N microseconds for a descriptor, at least: for tests that need some in flight
  *	    nopasid	no PASID, ATS and PRI capabilities: IOVAs only
  *	    pages=N	page requests under way at most, default 64
  *	    quota=N	PASIDs bound at a time at most, default 1000
@@ -564,6 +565,7 @@ static int options(struct dm *dm, struct svio_vdev_args *args, uint32_t *quota, 
 	if ((err = arg32(args, "wqs", 8, 1, DM_WQS, &dm->wqs)) || (err = arg32(args, "groups", 4, 1, DM_GROUPS, &dm->groups)) ||
 	    (err = arg32(args, "engines", 4, 1, DM_ENGINES, &dm->engines)) ||
 	    (err = arg32(args, "size", 128, 1, DM_TOTAL_MAX, &dm->total)) ||
+	    (err = arg32(args, "slow", 0, 0, 1000000, &dm->slow_us)) ||
 	    (err = arg32(args, "quota", SVIO_VDEV_QUOTA, 1, 1u << 20, quota)) || (err = arg32(args, "pages", 64, 1, 512, pages)) ||
 	    (err = svio_vdev_arg_size(args, "max_xfer", 1ull << 31, &xfer)) ||
 	    (err = svio_vdev_arg_u64(args, "max_batch", 1024, 2, 32768, &batch)) ||
@@ -646,7 +648,7 @@ static int dm_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 
 const struct svio_vdev_model svio_dsa_model = {
 	.name = "dsa",
-	.help = "wqs=N, groups=N, engines=N, size=N, max_xfer=SIZE, max_batch=N, nobof, nopasid, pages=N, quota=N",
+	.help = "wqs=N, groups=N, engines=N, size=N, max_xfer=SIZE, max_batch=N, nobof, nopasid, pages=N, quota=N, slow=US",
 	.priv_size = sizeof(struct dm),
 	.max_access = 4,
 	.state_version = 1,

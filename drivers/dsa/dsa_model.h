@@ -66,12 +66,14 @@ struct dm_task {
 	int io_err;
 	struct svio_vdev_dma dma;
 	uint8_t *buf[2]; /* DM_SLICE bytes each */
+	uint64_t free_at; /* ns: when the next descriptor may begin (dm.slow_us) */
 };
 
 struct dm {
 	uint32_t wqs, groups, engines, total; /* options */
 	uint32_t max_xfer, max_batch; /* log2 */
 	bool bof;
+	uint32_t slow_us; /* option: of a descriptor, at least */
 	uint32_t ecap_pasid;
 	uint32_t state; /* DSA_GENSTS_* */
 	uint32_t gencfg, genctrl, intcause, cmd, cmdsts;

@@ -715,6 +715,18 @@ static bool pick(struct dm *dm, unsigned int engine)
 	return true;
 }
 
+/* As slow as the option wants it. True: it has a descriptor. */
+static bool begin(struct dm *dm, unsigned int engine)
+{
+	struct dm_task *t = &dm->task[engine];
+	uint64_t now = dm->slow_us ? svio_now_ns() : 0;
+
+	if (now < t->free_at || !pick(dm, engine))
+		return false;
+	t->free_at = dm->slow_us ? now + dm->slow_us * UINT64_C(1000) : 0;
+	return true;
+}
+
 /* False: it waits for something. */
 static bool step(struct svio_vdev *dev, struct dm *dm, struct dm_task *t)
 {
@@ -765,7 +777,7 @@ unsigned int dm_run(struct svio_vdev *dev, struct dm *dm)
 		for (unsigned int steps = 0; steps < 64; steps++) {
 			bool slice = t->phase == DM_OP;
 
-			if (dm->stopping ? dm_task_between(t) : t->phase == DM_IDLE && !pick(dm, e))
+			if (dm->stopping ? dm_task_between(t) : t->phase == DM_IDLE && !begin(dm, e))
 				break;
 			if (!step(dev, dm, t))
 				break;

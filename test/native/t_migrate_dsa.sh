@@ -12,6 +12,9 @@ sound=('ok' 'completed == submitted' 'verified == completed' 'verified > 0' 'wro
 	'canceled == 0' 'all(n > 0 for n in kinds.values())')
 run=(--verify --sizes 256k --depth 32 --queues 2)
 
+# So slow that much is in flight whenever the run is stopped.
+slow=dsa,slow=1000
+
 # source NAME DEVICE ARGS...
 source()
 {
@@ -68,7 +71,7 @@ target_dies()
 	good dies "$source" && finish_run dies_2 && good dies_2 "$target" && judge "$dir/dies_2.out" "${sound[@]}" 'moves == 1'
 }
 
-check "migrate dsa: servers start" eval 'serving a dsa && serving b dsa && serving c dsa,nopasid && serving d dsa,nopasid'
+check "migrate dsa: servers start" eval 'serving a $slow && serving b $slow && serving c $slow,nopasid && serving d $slow,nopasid'
 test_of "migrate dsa: plain pointers, $moves moves in a row, there and back; every result is checked" \
 	many_moves native driver a b 'requeued > 0' 'mode == "native"'
 test_of "migrate dsa: $moves moves by the device's own state: nothing is sent again, no reset" \
