@@ -249,7 +249,7 @@ static void discard(void *ctx, enum svio_migrate_side side)
 
 static int add_parts(struct run *r)
 {
-	int rc = move_peer_init(&r->peer);
+	int rc = move_peer_init(&r->peer, r->args.device, &r->s.dev);
 
 	r->part = (struct svio_migrate_part){ .name = "dsa perf", .version = 1, .describe = describe, .quiesce = quiesce, .save = save,
 					      .load = load, .resume = resume, .discard = discard, .ctx = r };
@@ -259,7 +259,7 @@ static int add_parts(struct run *r)
 	if (rc == 0 && r->s.ioas)
 		rc = svio_migrate_add_ioas(r->peer.m, r->s.ioas);
 	if (rc == 0 && r->args.by_state)
-		rc = svio_migrate_device_create(r->s.dev, "dsa device", &r->device);
+		rc = move_peer_device(&r->peer, "dsa device", &r->device);
 	if (rc)
 		return rc;
 	/* The device before its driver: see svio_migrate_device_create(). */

@@ -13,7 +13,8 @@
  *	dirty_probe coarse NVME				kernel VFIO: type1's bitmap has what the driver marked, and more
  *
  * SPACE is va or iova (then with IOVAs that are not the addresses); SOURCES cpu+device or cpu+driver; NVME and EDU are devices, EDU may
- * be "-": none; OPS how many writes; DSA a device that writes under SVA, by plain pointers, which the CPU's source sees. Prints "ok - …" for each thing shown.
+ * be "-": none; OPS how many writes; DSA a device that writes under SVA, by plain pointers, which the CPU's source sees; with "identity:"
+ * before its name, it is attached like the others, and writes by IOVAs. Prints "ok - …" for each thing shown.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -44,6 +45,7 @@ static struct svio_device *dsa_dev;
 static struct svio_sva_bond *bond;
 static struct svio_dsa *dsa;
 static struct svio_dsa_wq *wq;
+static bool dsa_by_iova;
 static uint8_t *mem;   /* what is written and watched */
 static uint8_t *stage; /* DMA memory beside it */
 static uint64_t base;  /* mem in the set's addresses */
@@ -129,8 +131,11 @@ static void open_edu(void)
 
 static void open_dsa(const char *name)
 {
-	TRY(svio_device_open(name, NULL, &dsa_dev));
-	TRY(svio_sva_bind(dsa_dev, NULL, 0, &bond));
+	dsa_by_iova = strncmp(name, "identity:", 9) == 0;
+	TRY(svio_device_open(name + (dsa_by_iova ? 9 : 0), NULL, &dsa_dev));
+	if (dsa_by_iova)
+		TRY(svio_ioas_attach(ioas, dsa_dev));
+	TRY(svio_sva_bind(dsa_dev, dsa_by_iova ? ioas : NULL, dsa_by_iova ? SVIO_SVA_WANT_IDENTITY : 0, &bond));
 	TRY(svio_dsa_open(dsa_dev, NULL, &dsa));
 	TRY(svio_dsa_wq_create(dsa, bond, NULL, &wq));
 }
@@ -140,6 +145,8 @@ static void close_dsa(void)
 	svio_dsa_wq_destroy(wq);
 	svio_dsa_close(dsa);
 	svio_sva_unbind(bond);
+	if (dsa_by_iova)
+		TRY(svio_ioas_detach(ioas, dsa_dev));
 	svio_device_close(dsa_dev);
 }
 
@@ -264,15 +271,45 @@ static void edu_write(struct writer *w, uint64_t ops)
 	}
 }
 
-/* By the process's own page tables: in pieces that begin and end anywhere. */
+static void dsa_done(void *ctx, const struct svio_dsa_result *res)
+{
+	*(int *)ctx = res->status ? res->status : 1;
+}
+
+static void dsa_batch(const struct svio_dsa_op *ops, uint32_t n)
+{
+	int status = 0;
+
+	TRY(svio_dsa_batch(wq, ops, n, NULL, dsa_done, &status));
+	while (!status)
+		svio_dsa_poll(wq, 0);
+	TRY(status != 1);
+}
+
+/* In pieces that begin and end anywhere: fills, copies, to two places at a time, and several in a batch. */
 static void dsa_write(struct writer *w, uint64_t ops)
 {
 	for (uint64_t i = 0; i < ops; i++) {
-		size_t len = 8 + rnd(&w->seed) % 1024 * 8, off = pick(w, len);
-		struct svio_dsa_op op = { .op = SVIO_DSA_FILL, .dst = mem + off, .len = len, .pattern = rnd(&w->seed) };
+		size_t len = 8 + rnd(&w->seed) % 1024 * 8, off = pick(w, len), other = pick(w, len + PAGE) / PAGE * PAGE + off % PAGE;
+		struct svio_dsa_op op[2] = {
+			{ .op = SVIO_DSA_FILL, .dst = mem + off, .len = len, .pattern = rnd(&w->seed) },
+			{ .op = SVIO_DSA_COPY, .src = stage, .dst = mem + other, .len = len },
+		};
+		uint64_t what = rnd(&w->seed) % 4;
 
-		wrote(w, off, len);
-		TRY(svio_dsa_run(wq, &op, NULL));
+		if (what != 1)
+			wrote(w, off, len);
+		if (what)
+			wrote(w, other, len);
+		op[1].dst2 = mem + off;
+		if (what == 2 && (other + len <= off || off + len <= other))
+			op[1].op = SVIO_DSA_DUALCAST; /* whose destinations lie apart */
+		else if (what == 2)
+			what = 3;
+		if (what == 3)
+			dsa_batch(op, 2);
+		else
+			TRY(svio_dsa_run(wq, &op[what != 0], NULL));
 	}
 }
 
@@ -355,7 +392,7 @@ static void proof(bool moving, bool iova, uint32_t sources, uint64_t ops)
 	static struct writer w[CPU_THREADS + 3];
 	static uint64_t oracle[WORDS], named[WORDS];
 	const size_t n = CPU_THREADS + 1 + (edu != NULL) + (dsa != NULL);
-	const uint32_t devices = edu ? 2 : 1;
+	const uint32_t devices = 1 + (edu != NULL) + dsa_by_iova;
 	const uint64_t rounds = 40;
 	uint64_t syncs = 0, total = 0, pages = 0;
 	uint8_t *copy = malloc(LEN);

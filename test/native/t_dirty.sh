@@ -21,6 +21,10 @@ probe moving iova cpu+driver $nvme $edu "$ops"
 # With a device that writes under SVA, by plain pointers.
 probe exact va cpu+device $nvme $edu "$ops" $dsa
 probe moving va cpu+driver $nvme $edu "$ops" $dsa
+# With the same writing by IOVAs that are no addresses, into registered memory: its own log, and its driver's.
+probe exact iova cpu+driver $nvme $edu "$ops" identity:$dsa
+probe moving iova cpu+driver $nvme $edu "$ops" identity:$dsa
+probe exact iova cpu+device $nvme $edu "$ops" identity:$dsa
 probe follow $nvme $edu
 probe messages $edu
 # The same with a server in a process of its own, which writes to its own mapping of our memory.
