@@ -109,10 +109,10 @@ static struct plan plan_of(const struct dsa_work_config *c, uint64_t seq)
 	uint64_t most = c->max_len;
 
 	/*
-	 * What overlaps must end before a device may be stopped (svio_dsa_migrate.h, rule 4): three of four stretches are without, so that most moves
+	 * What overlaps must end before a device may be stopped (svio_dsa_migrate.h, rule 4): seven of eight stretches are without, so that most moves
 	 * find nothing to wait for, and much in flight.
 	 */
-	if (seq >> 8 & 3 && (p.kind == DSA_WORK_OVERLAP || p.kind == DSA_WORK_BATCHES))
+	if (seq >> 8 & 7 && (p.kind == DSA_WORK_OVERLAP || p.kind == DSA_WORK_BATCHES))
 		p.kind = seq & 1 ? DSA_WORK_COPY : DSA_WORK_DUALCAST;
 	/* Mostly short, so that all kinds are at it at a time; sometimes as long as it gets. */
 	if (b & 3)

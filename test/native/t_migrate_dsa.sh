@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # `svio dsa perf --verify --migratable` on plain pointers moves between processes and between two DSA models, by the driver and by the
-# device's own state. SVIO_MOVES: how often in a row (4; the long run: 100).
+# device's own state. SVIO_MOVES: how often in a row (4, and 2 by the state; the long run: 100).
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/lib_migrate.sh"
 
 moves=${SVIO_MOVES:-4}
+few=${SVIO_MOVES:-2}
 # Every operation has completed once, and was checked.
 sound=('ok' 'completed == submitted' 'verified == completed' 'verified > 0' 'wrong == 0' 'errors == 0' 'lost == 0' 'doubled == 0'
 	'canceled == 0' 'all(n > 0 for n in kinds.values())')
@@ -23,13 +24,13 @@ source()
 	moving "$name" dsa perf "$device" "${run[@]}" --time 3600000 "$@"
 }
 
-# many_moves NAME WAY HERE THERE EXPRESSION...
+# many_moves NAME WAY TIMES HERE THERE EXPRESSION...
 many_moves()
 {
-	local name=$1 way=$2 from=$3 to=$4
-	shift 4
+	local name=$1 way=$2 times=$3 from=$4 to=$5
+	shift 5
 	source "$name" "user:$dir/$from.sock" --by $way || return 1
-	hops "$name" $way "$moves" "$from" "$to" && judge "$dir/$last.out" "${sound[@]}" "moves == $moves" "$@"
+	hops "$name" $way "$times" "$from" "$to" && judge "$dir/$last.out" "${sound[@]}" "moves == $times" "$@"
 }
 
 # A model in a thread of the process itself, and no server at all.
@@ -73,11 +74,11 @@ target_dies()
 
 check "migrate dsa: servers start" eval 'serving a $slow && serving b $slow && serving c $slow,nopasid && serving d $slow,nopasid'
 test_of "migrate dsa: plain pointers, $moves moves in a row, there and back; every result is checked" \
-	many_moves native driver a b 'requeued > 0' 'mode == "native"'
-test_of "migrate dsa: $moves moves by the device's own state: nothing is sent again, no reset" \
-	many_moves state state a b 'requeued == 0' 'resets == 0' 'mode == "native"'
-test_of "migrate dsa: registered memory, by the driver" many_moves id driver c d 'requeued > 0' 'mode == "identity"'
-test_of "migrate dsa: registered memory, by the device's own state" many_moves idstate state c d 'requeued == 0' 'mode == "identity"'
+	many_moves native driver "$moves" a b 'requeued > 0' 'mode == "native"'
+test_of "migrate dsa: $few moves by the device's own state: nothing is sent again, no reset" \
+	many_moves state state "$few" a b 'requeued == 0' 'resets == 0' 'mode == "native"'
+test_of "migrate dsa: registered memory, by the driver" many_moves id driver "$moves" c d 'requeued > 0' 'mode == "identity"'
+test_of "migrate dsa: registered memory, by the device's own state" many_moves idstate state "$few" c d 'requeued == 0' 'mode == "identity"'
 test_of "migrate dsa: between models in the processes themselves" within
 test_of "migrate dsa: what does not fit is refused with its fields" refused
 test_of "migrate dsa: the target is killed while it receives; the source goes on, and moves elsewhere" target_dies
