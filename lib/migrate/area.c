@@ -18,25 +18,15 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
-/* Too much would wake the OOM killer instead of failing. */
-static uint64_t available(void)
-{
-	FILE *f = fopen("/proc/meminfo", "re");
-	uint64_t kib = 0;
-	char line[128];
-
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return kib ? kib << 10 : UINT64_MAX;
-}
-
 static int map(struct svio_migrate_area *area, uint64_t base)
 {
 	void *want = (void *)(uintptr_t)base, *p;
+	uint64_t left = svio__mg_available();
 
+	/* Too much would wake the OOM killer instead of failing. */
+	if (left < area->bytes)
+		return svio_fail(ENOMEM, "area %s needs %" PRIu64 " MiB of memory, %" PRIu64 " MiB are available: end other processes, or "
+				 "raise the limit of this one (its cgroup's memory.max, ulimit -v)", area->name, area->bytes >> 20, left >> 20);
 	area->fd = memfd_create(area->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (area->fd < 0)
 		return svio_fail(errno, "area %s: memfd_create: %m", area->name);
@@ -55,9 +45,6 @@ static int map(struct svio_migrate_area *area, uint64_t base)
 				 "see /proc/%d/maps; start the process that is to receive it anew", area->name, base, area->bytes,
 				 (int)getpid());
 	area->base = p;
-	if (available() < area->bytes)
-		return svio_fail(ENOMEM, "area %s needs %" PRIu64 " MiB of memory, %" PRIu64 " MiB are available", area->name,
-				 area->bytes >> 20, available() >> 20);
 	while (fallocate(area->fd, 0, 0, (off_t)area->bytes))
 		if (errno != EINTR)
 			return svio_fail(errno, "area %s: %" PRIu64 " MiB of memory: %m", area->name, area->bytes >> 20);
@@ -279,8 +266,8 @@ int svio__mg_area_get(struct svio_migrate_in *in, uint64_t *room, struct svio_mi
 	if (in->bad || opts.base == 0 || opts.bytes % MG_HUGE)
 		return svio_fail(EPROTO, "area %s: no place", name);
 	if (opts.bytes > *room)
-		return svio_fail(ENOMEM, "area %s needs %" PRIu64 " MiB, and %" PRIu64 " MiB are left for it", name, opts.bytes >> 20,
-				 *room >> 20);
+		return svio_fail(ENOMEM, "area %s needs %" PRIu64 " MiB, and %" PRIu64 " MiB are left for it: allow more (svio migrate listen "
+				 "--max-memory)", name, opts.bytes >> 20, *room >> 20);
 	rc = svio_migrate_area_create(&opts, areap);
 	if (rc)
 		return rc;

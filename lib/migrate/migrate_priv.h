@@ -2,6 +2,7 @@
 /*
  * Inside the engine.
  *
+ *	memory.c	how much of it, and of addresses, there still is
  *	area.c		memory at a fixed address, and the list of its blocks
  *	buf.c		what parts write and read
  *	record.c	facts, and their comparison
@@ -45,6 +46,11 @@ struct svio_migrate_buf {
 	int err;
 };
 void svio__mg_buf_free(struct svio_migrate_buf *buf);
+
+/* ---- memory.c ---------------------------------------------------------------------------------------- */
+
+uint64_t svio__mg_available(void); /* bytes; UINT64_MAX: cannot be told */
+bool svio__mg_is_free(uint64_t base, uint64_t bytes);
 
 /* ---- area.c ------------------------------------------------------------------------------------------ */
 

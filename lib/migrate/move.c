@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What both sides share: the object, its parts and areas, the first words. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -243,6 +244,46 @@ void svio__mg_key(struct mg_move *x)
 	x->stream.key = svio_crc32c(svio_crc32c(0, x->session, MG_SESSION), x->nonce, MG_SESSION);
 }
 
+/* ---- what must fit --------------------------------------------------------------------------------------- */
+
+#define AREA_FACT "area."
+
+static int describe_area(struct svio_migrate_record *mine, const char *fact, const char *value)
+{
+	return svio_migrate_fact_text(mine, fact, value, "start the process that is to receive it anew, or with other addresses: what lies "
+				      "there is in its /proc/PID/maps");
+}
+
+/* Where memory lies. The source says where; the target repeats what it has room for. */
+static int describe_memory(struct mg_move *x, struct svio_migrate_record *mine, const struct svio_migrate_record *source)
+{
+	static const char *const hint = "free memory there, or allow the process that receives more of it (--max-memory, cgroup, ulimit -v)";
+	char name[SVIO_MIGRATE_NAME_MAX], text[SVIO_MIGRATE_VALUE_MAX];
+	uint64_t bytes = 0, base;
+	int rc = 0;
+
+	for (struct svio_migrate_area *a = source ? NULL : x->m->areas; rc == 0 && a; a = a->next) {
+		bytes += a->bytes;
+		snprintf(name, sizeof(name), AREA_FACT "%s", a->name);
+		snprintf(text, sizeof(text), "0x%" PRIx64 "+0x%" PRIx64, (uint64_t)(uintptr_t)a->base, a->bytes);
+		rc = describe_area(mine, name, text);
+	}
+	if (source)
+		bytes = SVIO_MIN(svio__mg_available(), x->opts.max_bytes ? x->opts.max_bytes : UINT64_MAX);
+	if (rc == 0)
+		rc = svio_migrate_fact_u64(mine, "memory", SVIO_MIGRATE_AT_LEAST, bytes, hint);
+	for (size_t i = 0; rc == 0 && source && i < source->count; i++) {
+		const struct mg_fact *f = &source->facts[i];
+
+		if (!f->is_text || strncmp(f->name, AREA_FACT, strlen(AREA_FACT)) != 0)
+			continue;
+		if (sscanf(f->text, "0x%" SCNx64 "+0x%" SCNx64, &base, &bytes) != 2 || base % MG_HUGE || bytes % MG_HUGE || !bytes)
+			return svio_fail(EPROTO, "%s: no place", f->name);
+		rc = describe_area(mine, f->name, svio__mg_is_free(base, bytes) ? f->text : "something else is mapped there");
+	}
+	return rc;
+}
+
 /* What every process says, then what its parts say. */
 int svio__mg_describe(struct mg_move *x, struct svio_migrate_record *mine, const struct svio_migrate_record *source)
 {
@@ -254,6 +295,8 @@ int svio__mg_describe(struct mg_move *x, struct svio_migrate_record *mine, const
 	if (rc == 0)
 		rc = svio_migrate_fact_u64(mine, "page size", SVIO_MIGRATE_SAME, (uint64_t)sysconf(_SC_PAGESIZE),
 					   "boot a kernel with the same page size");
+	if (rc == 0)
+		rc = describe_memory(x, mine, source);
 	for (struct svio_migrate_part *p = x->m->parts; rc == 0 && p; p = p->next) {
 		char name[SVIO_MIGRATE_NAME_MAX];
 

@@ -10,6 +10,7 @@
 #define ZERO_RUNS   4096u
 #define PACE_SLICE_NS UINT64_C(50000000)
 #define NO_PROGRESS 8u	 /* rounds in a row that did not reduce what is left */
+#define BANDWIDTH_GUESS UINT64_C(100000000) /* until something was sent */
 #define THROTTLE_STEP 20u
 #define THROTTLE_MAX  95u
 
@@ -200,7 +201,6 @@ static int send_ahead(struct mg_move *x)
 
 static void throttle(struct mg_move *x, uint32_t percent)
 {
-	x->report->throttle = percent;
 	for (struct svio_migrate_part *p = x->m->parts; p; p = p->next)
 		if (p->throttle)
 			p->throttle(p->ctx, percent);
@@ -219,7 +219,7 @@ static int no_convergence(struct mg_move *x, const struct svio_migrate_round *r)
 static int one_round(struct mg_move *x, struct svio_migrate_round *r)
 {
 	struct svio_migrate_in in;
-	uint64_t start = svio_now_ns(), length, per_page;
+	uint64_t start = svio_now_ns(), length, per_page, real;
 	int rc;
 
 	*r = (struct svio_migrate_round){ 0 };
@@ -236,9 +236,12 @@ static int one_round(struct mg_move *x, struct svio_migrate_round *r)
 	if (rc)
 		return rc;
 	length = SVIO_MAX(svio_now_ns() - start, UINT64_C(1000));
-	/* A round of few pages says little about the speed: it is mostly the way there and back. */
-	if (r->pages - r->zero_pages >= 64 || !x->report->bandwidth)
-		x->report->bandwidth = (uint64_t)((double)(r->pages * MG_PAGE) * 1e9 / (double)SVIO_MAX(r->ns, UINT64_C(1000)));
+	/* A round of few pages, or of zeroes, says little about the speed: it is mostly the way there and back. */
+	real = r->pages - r->zero_pages;
+	if (real >= 64)
+		x->report->bandwidth = (uint64_t)((double)(real * MG_PAGE) * 1e9 / (double)SVIO_MAX(r->ns, UINT64_C(1000)));
+	else if (!x->report->bandwidth)
+		x->report->bandwidth = BANDWIDTH_GUESS;
 	x->report->dirty_rate = (uint64_t)((double)(r->dirty_pages * MG_PAGE) * 1e9 / (double)length);
 	per_page = x->report->bandwidth ? (uint64_t)(1e9 * (double)MG_PAGE / (double)x->report->bandwidth) : 0;
 	r->expected_ns = r->dirty_pages * per_page;
@@ -264,7 +267,8 @@ int svio__mg_precopy(struct mg_move *x)
 		idle = r->dirty_pages < best - best / 16 ? 0 : idle + 1;
 		best = SVIO_MIN(best, r->dirty_pages);
 		if (idle && x->opts.throttle && x->report->throttle < THROTTLE_MAX) {
-			throttle(x, SVIO_MIN(x->report->throttle + THROTTLE_STEP, THROTTLE_MAX));
+			x->report->throttle = SVIO_MIN(x->report->throttle + THROTTLE_STEP, THROTTLE_MAX);
+			throttle(x, x->report->throttle);
 			idle = 0;
 		}
 		if (idle >= NO_PROGRESS || x->report->rounds >= x->opts.max_rounds) {

@@ -452,6 +452,9 @@ static int receive(struct mg_move *x)
 		return rc;
 	svio__mg_phase(x, SVIO_MIGRATE_STOPPED);
 	rc = load_parts(x);
+	/* The last moment: what is READY may be committed before anybody is asked again. */
+	if (rc == 0 && x->opts.stop && x->opts.stop(x->opts.ctx))
+		rc = svio_fail(ECANCELED, "the migration was cancelled");
 	if (rc == 0)
 		rc = svio__mg_tx(&x->stream, MG_READY, NULL, 0, NULL, 0);
 	if (rc == 0)

@@ -219,6 +219,9 @@ static int stop_and_copy(struct mg_move *x)
 	if (rc == 0)
 		rc = svio__mg_expect(&x->stream, MG_READY, &in);
 	x->report->load_ns = svio_now_ns() - start;
+	/* The last moment; waiting asked only as often as there was something to wait for. */
+	if (rc == 0 && x->opts.stop && x->opts.stop(x->opts.ctx))
+		rc = svio_fail(ECANCELED, "the migration was cancelled");
 	return rc;
 }
 

@@ -278,6 +278,8 @@ static int send_frame(struct mg_stream *s, enum mg_frame type, uint8_t *payload,
 
 int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_t head_len, const void *data, size_t len)
 {
+	if (!s->tx)
+		return svio_fail(ENOMEM, "no memory for what is to be said");
 	if (head_len > MG_PAYLOAD_MAX || len > MG_PAYLOAD_MAX - head_len)
 		return svio_fail(E2BIG, "a frame of %zu bytes", head_len + len);
 	if (head_len)

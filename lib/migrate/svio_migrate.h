@@ -226,7 +226,7 @@ struct svio_migrate_report {
 	uint64_t total_ns, downtime_ns; /* downtime: from quiesce() to CONFIRM, or to the end of resume() after a failure */
 	uint64_t quiesce_ns, copy_ns, load_ns; /* of it: parts stop; the last pages and states are sent; the target loads, and answers */
 	uint64_t dirty_rate, bandwidth; /* bytes per second, of the last round */
-	uint32_t throttle; /* percent */
+	uint32_t throttle; /* percent, at its most */
 	uint32_t rounds;
 	struct svio_migrate_round round[SVIO_MIGRATE_MAX_ROUNDS]; /* the last one: stop-and-copy */
 	uint32_t differences;
