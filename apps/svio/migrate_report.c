@@ -5,6 +5,12 @@
 #include "control.h"
 #include "migrate_report.h"
 
+/* Pages in so many ns as bytes per second. */
+static uint64_t rate(uint64_t pages, uint64_t ns)
+{
+	return ns ? (uint64_t)((double)(pages * 4096) * 1e9 / (double)ns) : 0;
+}
+
 static void put_rounds(struct json_object *obj, const struct svio_migrate_report *r)
 {
 	struct json_object *list = json_object_new_array();
@@ -18,7 +24,10 @@ static void put_rounds(struct json_object *obj, const struct svio_migrate_report
 		cli_json_u64(one, "wire_bytes", k->wire_bytes);
 		cli_json_u64(one, "us", k->ns / 1000);
 		cli_json_u64(one, "dirty_pages", k->dirty_pages);
+		cli_json_u64(one, "dirty_rate", rate(k->dirty_pages, k->ns));
+		cli_json_u64(one, "bandwidth", rate(k->pages, k->ns));
 		cli_json_u64(one, "expected_downtime_us", k->expected_ns / 1000);
+		cli_json_bool(one, "stopped", r->copy_ns && i + 1 == r->rounds); /* stop-and-copy */
 		json_object_array_add(list, one);
 	}
 	json_object_object_add(obj, "rounds", list);
@@ -44,6 +53,7 @@ static void put_differences(struct json_object *obj, const struct svio_migrate_r
 struct json_object *migrate_report_json(const struct svio_migrate_report *r, bool ok, const char *why)
 {
 	struct json_object *obj = json_object_new_object();
+	uint64_t parts = r->quiesce_ns + r->copy_ns + r->load_ns;
 
 	cli_json_bool(obj, "ok", ok);
 	cli_json_str(obj, "error", why && *why ? why : NULL);
@@ -59,6 +69,7 @@ struct json_object *migrate_report_json(const struct svio_migrate_report *r, boo
 	cli_json_u64(obj, "quiesce_us", r->quiesce_ns / 1000);
 	cli_json_u64(obj, "copy_us", r->copy_ns / 1000);
 	cli_json_u64(obj, "load_us", r->load_ns / 1000);
+	cli_json_u64(obj, "hand_over_us", parts < r->downtime_ns ? (r->downtime_ns - parts) / 1000 : 0);
 	cli_json_u64(obj, "dirty_rate", r->dirty_rate);
 	cli_json_u64(obj, "bandwidth", r->bandwidth);
 	cli_json_u64(obj, "throttle", r->throttle);
@@ -123,46 +134,10 @@ void migrate_report_text(struct json_object *obj, FILE *out)
 		cli_size(control_u64(obj, "wire_bytes", 0), w), cli_size(control_u64(obj, "state_bytes", 0), s));
 	fprintf(out, "  written pages told by: %s\n", control_text(obj, "tracker"));
 	fprintf(out, "  rounds: %zu in %.1f ms\n", rounds(obj), ms(obj, "total_us"));
-	fprintf(out, "  downtime: %.2f ms (stop %.2f, send the rest %.2f, load at the target %.2f)\n", ms(obj, "downtime_us"),
-		ms(obj, "quiesce_us"), ms(obj, "copy_us"), ms(obj, "load_us"));
-}
-
-int migrate_report_svg(struct json_object *obj, const char *path)
-{
-	enum { WIDTH = 720, HEIGHT = 360, LEFT = 60, BOTTOM = 40 };
-	size_t n = rounds(obj);
-	uint64_t most = 1;
-	double step = (double)(WIDTH - LEFT - 20) / (double)SVIO_MAX(n, (size_t)1);
-	FILE *f = fopen(path, "we");
-
-	if (!f)
-		return cli_error("%s: %s", path, strerror(errno));
-	for (size_t i = 0; i < n; i++) {
-		most = SVIO_MAX(most, control_u64(member(obj, "rounds", i), "pages", 0));
-		most = SVIO_MAX(most, control_u64(member(obj, "rounds", i), "dirty_pages", 0));
-	}
-	fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">\n"
-		   "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n"
-		   "<text x=\"%d\" y=\"16\">pages of each round: sent (bars), found written after it (line); downtime %.2f ms</text>\n"
-		   "<text x=\"4\" y=\"36\">%" PRIu64 "</text><text x=\"4\" y=\"%d\">0</text>\n",
-		WIDTH, HEIGHT, LEFT, ms(obj, "downtime_us"), most, HEIGHT - BOTTOM);
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *r = member(obj, "rounds", i);
-		double h = (double)control_u64(r, "pages", 0) / (double)most * (HEIGHT - BOTTOM - 28);
-		bool last = i + 1 == n && strcmp(control_text(obj, "phase"), "done") == 0;
-
-		fprintf(f, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", LEFT + step * (double)i + step * 0.1,
-			HEIGHT - BOTTOM - h, step * 0.8, h, last ? "#c33" : "#48a");
-		fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%zu%s</text>\n", LEFT + step * ((double)i + 0.5),
-			HEIGHT - BOTTOM + 16, i + 1, last ? " (stopped)" : "");
-	}
-	fprintf(f, "<polyline fill=\"none\" stroke=\"#e80\" stroke-width=\"2\" points=\"");
-	for (size_t i = 0; i < n; i++)
-		fprintf(f, "%.1f,%.1f ", LEFT + step * ((double)i + 0.5),
-			HEIGHT - BOTTOM - (double)control_u64(member(obj, "rounds", i), "dirty_pages", 0) / (double)most *
-						  (HEIGHT - BOTTOM - 28));
-	fprintf(f, "\"/>\n</svg>\n");
-	if (fclose(f))
-		return cli_error("%s: %s", path, strerror(errno));
-	return CLI_OK;
+	fprintf(out, "  written by the process: %s/s; sent: %s/s", cli_size(control_u64(obj, "dirty_rate", 0), a),
+		cli_size(control_u64(obj, "bandwidth", 0), w));
+	if (control_u64(obj, "throttle", 0))
+		fprintf(out, "; slowed down by up to %" PRIu64 " %%", control_u64(obj, "throttle", 0));
+	fprintf(out, "\n  downtime: %.2f ms (stop %.2f, send the rest %.2f, load at the target %.2f, hand-over %.2f)\n",
+		ms(obj, "downtime_us"), ms(obj, "quiesce_us"), ms(obj, "copy_us"), ms(obj, "load_us"), ms(obj, "hand_over_us"));
 }

@@ -11,7 +11,7 @@ struct json_object *migrate_report_json(const struct svio_migrate_report *r, boo
 /* One line of progress; buf of 160 bytes. */
 char *migrate_progress_text(struct json_object *report, char *buf, size_t size);
 void migrate_report_text(struct json_object *report, FILE *out);
-/* Bars: bytes of each round; line: pages found written after it; stop-and-copy apart. */
+/* migrate_svg.c. Bars: bytes and time of each round, stop-and-copy in another colour; line: what was left after it. */
 int migrate_report_svg(struct json_object *report, const char *path);
 
 #endif
