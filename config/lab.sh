@@ -536,9 +536,11 @@ in_root()
 
 # build_own_kernel FRAGMENT...: the kernel of the source in $tmp/build; vmlinux, config,
 # release and lib/modules in $tmp, and in $tmp/build what modules are built against.
+# With KASAN a bzImage too: what runs first when QEMU enters at the PVH note is instrumented,
+# and the shadow memory is not there yet.
 build_own_kernel()
 {
-	local dropped release
+	local dropped release images=vmlinux
 
 	cat "$@" >"$tmp/build/svio.config"
 	in_root "$tmp/build" make -C /build KCONFIG_ALLCONFIG=svio.config allnoconfig \
@@ -550,7 +552,9 @@ build_own_kernel()
 	# shellcheck disable=SC2086 # one word per line of it
 	[ -z "$dropped" ] || die "the kernel's Kconfig does not take these lines:" $dropped
 
-	in_root "$tmp/build" make -C /build -j"$jobs" vmlinux modules >"$tmp/log" 2>&1 || {
+	! grep -qx CONFIG_KASAN=y "$tmp/build/.config" || images="vmlinux bzImage"
+	# shellcheck disable=SC2086 # one target per word
+	in_root "$tmp/build" make -C /build -j"$jobs" $images modules >"$tmp/log" 2>&1 || {
 		grep -E -B2 -A5 'error|Error' "$tmp/log" | tail -n 30 >&2
 		die "building the kernel failed"
 	}
@@ -563,6 +567,7 @@ build_own_kernel()
 	PATH=$PATH:/usr/sbin:/sbin depmod -b "$tmp" "$release"
 	in_root "$tmp/build" strip -g -o /build/vmlinux.stripped /build/vmlinux
 	mv "$tmp/build/vmlinux.stripped" "$tmp/vmlinux"
+	[ "$images" = vmlinux ] || mv "$tmp/build/arch/x86/boot/bzImage" "$tmp/bzImage"
 	cp "$tmp/build/.config" "$tmp/config"
 	find "$tmp/build" -path "$tmp/build/scripts" -prune -o -path "$tmp/build/tools" -prune -o \
 		-type f ! -name '*.h' ! -name 'Makefile*' ! -name 'Kbuild*' ! -name 'Kconfig*' \
