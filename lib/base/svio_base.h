@@ -159,7 +159,7 @@ static inline uint64_t svio_cycles(void)
 #endif
 }
 
-/* Ticks of svio_cycles() per second; measured once (10 ms) against CLOCK_MONOTONIC where the CPU does not say. */
+/* Ticks of svio_cycles() per second; where the CPU does not say, found once, over the time since the process began (10 ms at least). */
 uint64_t svio_cycles_hz(void);
 
 /* ---- histogram: log-linear, 64 sub-buckets per power of two (error below 1.6 %) -------------------- */
