@@ -199,14 +199,47 @@ static error_t parse_send(int key, char *arg, struct argp_state *state)
 	}
 }
 
+#define CANCEL_MS 60000 /* to hear how it ended */
+
+static void show_progress(struct json_object *progress)
+{
+	char text[160];
+
+	migrate_progress_text(progress, text, sizeof(text));
+	if (isatty(STDERR_FILENO))
+		cli_progress("%s", text);
+	else
+		fprintf(stderr, "svio: %s\n", text);
+}
+
+/* The next line. Ctrl-C cancels the move, of which the process then tells; a second one ends this command alone. */
+static int next_line(int fd, struct control_in *in, bool *cancelled, struct json_object **line)
+{
+	struct json_object *cancel;
+	int rc = -ECANCELED;
+
+	if (*cancelled || !cli_interrupted())
+		rc = control_receive(fd, in, *cancelled ? CANCEL_MS : 0, line, NULL, NULL);
+	if (rc != -ECANCELED)
+		return rc;
+	cli_progress_end();
+	fprintf(stderr, "svio: interrupted: asking the process to stay\n");
+	cancel = json_object_new_object();
+	cli_json_str(cancel, "command", "cancel");
+	rc = control_send(fd, cancel, NULL, 0);
+	json_object_put(cancel);
+	*cancelled = true;
+	return rc ? rc : control_receive(fd, in, CANCEL_MS, line, NULL, NULL);
+}
+
 /* The command goes out, progress comes in, and at last the report. NULL: said why. */
 static struct json_object *ask(const struct send_args *a, const char *what, const char *address)
 {
 	struct control_in *in = cli_alloc(sizeof(*in));
 	struct json_object *cmd = json_object_new_object(), *line = NULL, *inner;
 	int fds[2] = { STDIN_FILENO, STDOUT_FILENO }, fd = -1, rc;
-	bool stdio = strcmp(address, "stdio") == 0;
-	char path[CONTROL_PATH], text[160];
+	bool stdio = strcmp(address, "stdio") == 0, cancelled = false;
+	char path[CONTROL_PATH];
 
 	cli_json_str(cmd, "command", what);
 	cli_json_str(cmd, "address", address);
@@ -228,10 +261,10 @@ static struct json_object *ask(const struct send_args *a, const char *what, cons
 	if (rc == 0)
 		rc = control_send(fd, cmd, fds, stdio ? 2 : 0);
 	while (rc == 0) {
-		rc = control_receive(fd, in, 0, &line, NULL, NULL);
+		rc = next_line(fd, in, &cancelled, &line);
 		if (rc || !json_object_object_get_ex(line, "progress", &inner))
 			break;
-		cli_progress("%s", migrate_progress_text(inner, text, sizeof(text)));
+		show_progress(inner);
 		json_object_put(line);
 		line = NULL;
 	}
@@ -347,8 +380,12 @@ static int cmd_check(int argc, char **argv)
 			if (report)
 				migrate_report_text(report, stdout);
 		}
-		if (report)
-			cli_json_str(report, "target", a.target[i]);
+		if (!report) { /* said why on stderr */
+			report = json_object_new_object();
+			cli_json_bool(report, "ok", false);
+			cli_json_str(report, "error", "no answer");
+		}
+		cli_json_str(report, "target", a.target[i]);
 		json_object_array_add(all, report);
 	}
 	if (a.common.json)

@@ -320,12 +320,16 @@ static int replug(struct perf_run *r)
 	if (rc)
 		return rc;
 	perf_detach(r->perf);
+	if (r->move)
+		perf_move_device(r->move, false);
 	close_session(r);
 	cli_progress_end();
 	fprintf(stderr, "svio: waiting for %s (up to %" PRIu32 " s)\n",
 		p.any ? "an NVMe controller" : p.name, r->args.replug_timeout);
 	rc = open_again(r, &p, until);
 	perf_replug_end(&p);
+	if (rc == 0 && r->move)
+		rc = perf_move_device(r->move, true);
 	if (rc)
 		return rc;
 	same = same_namespace(&old_info, &old_ns, &r->info, &r->ns);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The control socket of a process that can move: a line of JSON to it, lines of JSON from it, the last of which has "ok". Descriptors
- * may come with the first line ("stdio"). Commands: send, check (cmd_migrate.c), finish (end well, now). Only its owner may connect (mode 0600, in a directory of 0700).
+ * may come with the first line ("stdio"). Commands: send, check (cmd_migrate.c), finish (end well, now); cancel,
+ * while a send or check is under way. Only its owner may connect (mode 0600, in a directory of 0700).
  */
 #ifndef SVIO_CONTROL_H
 #define SVIO_CONTROL_H

@@ -6,6 +6,7 @@
 #include <time.h>
 #include "dsa_move.h"
 #include "dsa_session.h"
+#include "rate.h"
 #include "svio_pci.h"
 
 #define AREA	     "dsa work"
@@ -20,6 +21,7 @@ struct run {
 	struct dsa_work *work;
 	struct svio_migrate_area *driver_area; /* by state; the peer's */
 	struct move_peer peer;
+	struct rate rate; /* before anybody slowed it down */
 	struct svio_migrate_part part, room;
 	struct svio_migrate_device *device; /* by state */
 	uint64_t started, ran_ns;	    /* ran_ns: of time_ms, in processes before this one */
@@ -245,6 +247,21 @@ static void discard(void *ctx, enum svio_migrate_side side)
 	r->gone = true;
 }
 
+static void round_ended(void *ctx, uint32_t round)
+{
+	struct run *r = ctx;
+
+	if (round == 0)
+		rate_begin(&r->rate, dsa_work_completed(r->work));
+}
+
+static void throttle(void *ctx, unsigned int percent)
+{
+	struct run *r = ctx;
+
+	dsa_work_limit(r->work, rate_share(&r->rate, dsa_work_completed(r->work), percent));
+}
+
 /* ---- begin and end ------------------------------------------------------------------------------------------------------ */
 
 static int add_parts(struct run *r)
@@ -252,10 +269,12 @@ static int add_parts(struct run *r)
 	int rc = move_peer_init(&r->peer, r->args.device, &r->s.dev);
 
 	r->part = (struct svio_migrate_part){ .name = "dsa perf", .version = 1, .describe = describe, .quiesce = quiesce, .save = save,
-					      .load = load, .resume = resume, .discard = discard, .ctx = r };
+					      .load = load, .resume = resume, .discard = discard, .throttle = throttle, .ctx = r };
 	r->room = (struct svio_migrate_part){ .name = "dsa driver", .version = 1, .precopy = tell, .load_precopy = let_go,
 					      .save = tell, .load = let_go,
 					      .ctx = r };
+	r->peer.round = round_ended;
+	r->peer.ctx = r;
 	if (rc == 0 && r->s.ioas)
 		rc = svio_migrate_add_ioas(r->peer.m, r->s.ioas);
 	if (rc == 0 && r->args.by_state)
@@ -440,10 +459,12 @@ bool dsa_move_is_dsa(const char *name)
 	return svio_dsa_supports(info.vendor, info.device);
 }
 
-/* A driver that has made room cannot be described again. */
+/* A driver that has made room cannot be described again; and a device that has gone does not come back. */
 static bool again(void *ctx)
 {
-	return ((const struct run *)ctx)->s.dsa;
+	const struct run *r = ctx;
+
+	return r->s.dsa && !svio_dsa_gone(r->s.dsa);
 }
 
 int dsa_move_listen(const struct move_listen *args)

@@ -9,6 +9,7 @@
 #include <string.h>
 #include "cli.h"
 #include "dsa_work.h"
+#include "rate.h"
 
 #define WINDOW	  65536u /* numbers between the oldest in flight and the next */
 #define PAGE	  UINT64_C(4096)
@@ -44,6 +45,8 @@ struct dsa_work {
 	pthread_t thread;
 	bool running, yield;
 	_Atomic bool stop, finish, failed, forgotten;
+	_Atomic uint64_t gap; /* ns between two operations; 0: no limit */
+	uint64_t due;	      /* ns; when the next one may begin, if there is a limit */
 };
 
 static const char *const kind_names[DSA_WORK_KINDS] = {
@@ -338,7 +341,7 @@ static void done_cb(void *ctx, const struct svio_dsa_result *res)
 	}
 	p = plan_of(&s->config, req->seq);
 	req->busy = 0;
-	s->completed++;
+	__atomic_store_n(&s->completed, s->completed + 1, __ATOMIC_RELAXED); /* one writer; dsa_work_completed() */
 	s->kinds[p.kind]++;
 	if (res->status) {
 		fail(w, res->status);
@@ -357,15 +360,15 @@ static void done_cb(void *ctx, const struct svio_dsa_result *res)
 
 /* ---- the thread ------------------------------------------------------------------------------------------------------- */
 
-static uint32_t feed(struct dsa_work *w, uint32_t queue)
+static uint64_t feed(struct dsa_work *w, uint32_t queue, uint64_t most)
 {
 	const struct dsa_work_config *c = &w->s->config;
 	struct work_req *req = w->s->reqs + (size_t)queue * c->depth;
-	uint32_t begun = 0;
+	uint64_t begun = 0;
 
 	if (svio_dsa_inflight(w->wqs[queue]) >= c->depth)
 		return 0;
-	for (uint32_t i = 0; i < c->depth; i++, req++)
+	for (uint32_t i = 0; i < c->depth && begun < most; i++, req++)
 		if (!req->busy && w->s->next - w->s->low < WINDOW && !atomic_load_explicit(&w->failed, memory_order_relaxed)) {
 			submit(w, queue, req);
 			begun++;
@@ -387,16 +390,20 @@ static void *work_thread(void *ctx)
 
 	while (!atomic_load_explicit(&w->stop, memory_order_acquire)) {
 		bool finish = atomic_load_explicit(&w->finish, memory_order_acquire);
-		uint32_t n = 0;
+		uint64_t gap = atomic_load_explicit(&w->gap, memory_order_relaxed), begun = 0, n = 0;
+		uint64_t most = gap ? rate_turns(&w->due, gap) : UINT64_MAX;
 
 		for (uint32_t q = 0; q < w->s->config.queues; q++) {
 			n += svio_dsa_poll(w->wqs[q], 0);
 			if (!finish)
-				n += feed(w, q);
+				begun += feed(w, q, most - begun);
 		}
 		if (finish && !any_in_flight(w))
 			break;
-		if (!n && w->yield)
+		w->due += gap * begun;
+		if (!most)
+			rate_nap();
+		else if (!n && !begun && w->yield)
 			sched_yield();
 	}
 	return NULL;
@@ -431,6 +438,16 @@ void dsa_work_finish(struct dsa_work *w)
 {
 	atomic_store_explicit(&w->finish, true, memory_order_release);
 	end_thread(w);
+}
+
+void dsa_work_limit(struct dsa_work *w, uint64_t per_second)
+{
+	atomic_store(&w->gap, rate_gap(per_second, 1));
+}
+
+uint64_t dsa_work_completed(const struct dsa_work *w)
+{
+	return __atomic_load_n(&w->s->completed, __ATOMIC_RELAXED);
 }
 
 bool dsa_work_failed(const struct dsa_work *w)

@@ -69,6 +69,10 @@ int dsa_work_start(struct dsa_work *work, bool yield);
 void dsa_work_stop(struct dsa_work *work);
 /* Submit nothing more, wait for what is in flight, and end. */
 void dsa_work_finish(struct dsa_work *work);
+/* At most so many operations a second from now on; 0 = as many as there can be. Any thread. */
+void dsa_work_limit(struct dsa_work *work, uint64_t per_second);
+/* So far. Any thread. */
+uint64_t dsa_work_completed(const struct dsa_work *work);
 /* Any time: something went wrong, and nothing more is submitted. */
 bool dsa_work_failed(const struct dsa_work *work);
 /* Completions that still come are nobody's: it goes on elsewhere. */

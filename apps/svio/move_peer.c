@@ -13,6 +13,7 @@
 
 #define FIRST_LINE_MS 2000
 #define CHECK_POLL_MS 200
+#define CANCEL_MS     100
 
 int move_peer_init(struct move_peer *move, const char *name, struct svio_device **dev)
 {
@@ -68,6 +69,8 @@ static void progress(void *ctx, const struct svio_migrate_report *report)
 	struct move_peer *move = ctx;
 	struct json_object *obj, *line;
 
+	if (move->round && report->phase == SVIO_MIGRATE_PRECOPY && report->rounds)
+		move->round(move->ctx, report->rounds);
 	if (move->client < 0)
 		return;
 	line = json_object_new_object();
@@ -98,12 +101,31 @@ static bool stop(void *ctx)
 	return cli_interrupted() || device_lost(ctx);
 }
 
-/* A device that goes when it has been stopped is needed no more. */
+/*
+ * A device that goes when it has been stopped is needed no more. Whoever asked for it may think better of it; if he has just gone, that is
+ * no reason to stop.
+ */
 static bool stop_sending(void *ctx)
 {
-	const struct move_peer *move = ctx;
+	struct move_peer *move = ctx;
+	struct pollfd p = { .fd = move->client, .events = POLLIN };
+	struct json_object *cmd = NULL;
+	const char *what;
+	int rc;
 
-	return cli_interrupted() || (move->report.phase < SVIO_MIGRATE_STOPPED && device_lost(move));
+	if (cli_interrupted() || move->cancelled || (move->report.phase < SVIO_MIGRATE_STOPPED && device_lost(move)))
+		return true;
+	if (move->client < 0 || poll(&p, 1, 0) <= 0)
+		return false;
+	rc = control_receive(move->client, move->in, CANCEL_MS, &cmd, NULL, NULL);
+	what = rc ? NULL : control_text(cmd, "command");
+	move->cancelled = what && strcmp(what, "cancel") == 0;
+	json_object_put(cmd);
+	if (rc && rc != -ETIMEDOUT) {
+		close(move->client);
+		move->client = -1;
+	}
+	return move->cancelled;
 }
 
 static int reconnect(void *ctx, int *fd)
@@ -133,6 +155,9 @@ static void send_away(struct move_peer *move, struct json_object *cmd, int in, i
 		snprintf(move->lease, sizeof(move->lease), "%s", lease);
 		opts.lease = move->lease;
 	}
+	move->cancelled = false;
+	if (move->round && !check_only)
+		move->round(move->ctx, 0);
 	svio_clear_error();
 	rc = svio_migrate_send(move->m, in, out, &opts, &move->report);
 	if (rc == -ECANCELED && device_lost(move))
@@ -196,19 +221,20 @@ static void command(struct move_peer *move, struct json_object *cmd, int *fds, u
 /* One that comes while nothing is under way. */
 static void serve_client(struct move_peer *move)
 {
-	struct control_in *in = cli_alloc(sizeof(*in));
 	struct json_object *cmd = NULL;
 	int fds[2] = { -1, -1 };
 	unsigned int nfds = 2;
 
-	if (control_receive(move->client, in, FIRST_LINE_MS, &cmd, fds, &nfds))
+	move->in = cli_alloc(sizeof(*move->in));
+	if (control_receive(move->client, move->in, FIRST_LINE_MS, &cmd, fds, &nfds))
 		refuse(move->client, svio_last_error());
 	else
 		command(move, cmd, fds, nfds);
 	for (unsigned int i = 0; i < nfds; i++)
 		close(fds[i]);
 	json_object_put(cmd);
-	free(in);
+	free(move->in);
+	move->in = NULL;
 }
 
 void move_peer_poll(struct move_peer *move)

@@ -12,12 +12,17 @@
 struct move_peer {
 	const char *name;	  /* of the device */
 	struct svio_device **dev; /* *dev NULL: none at present */
+	/* The source is told: 0: a move begins; n: the pre-copy's round n has ended. May be NULL. */
+	void (*round)(void *ctx, uint32_t round);
+	void *ctx;
 	struct svio_migrate *m;
 	struct svio_migrate_report report;
 	char path[CONTROL_PATH], address[256], lease[256];
 	int listen_fd;	/* control */
 	int session_fd; /* the target's: for a source that asks again */
 	int client;	/* of the command under way, or -1 */
+	struct control_in *in; /* what has come from there */
+	bool cancelled; /* … and does not want it any more */
 	bool finish;	/* whoever may move it wants it to end well, now */
 };
 

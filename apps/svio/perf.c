@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "perf_priv.h"
+#include "rate.h"
 
 #define PAGE 4096
 /* Empty rounds of a loop before it arms interrupts. */
@@ -563,6 +564,11 @@ void perf_wait(struct perf *perf, uint64_t until_ns)
 			       .tv_nsec = (long)(until_ns % 1000000000) };
 
 	sem_clockwait(&perf->ended, CLOCK_MONOTONIC, &ts);
+}
+
+void perf_limit(struct perf *perf, uint64_t per_second)
+{
+	atomic_store(&perf->gap, rate_gap(per_second, perf->config.queues));
 }
 
 /* ---- results --------------------------------------------------------------------------------------- */

@@ -136,6 +136,12 @@ bool perf_gone(const struct perf *perf);
 /* Interrupt mode: make sleeping queues look at their device's events. */
 void perf_wake(struct perf *perf);
 
+/*
+ * At most so many requests a second from now on, of all queues together; 0 = as many as there can be. A queue that has to wait does not
+ * look at its completions meanwhile. Any thread.
+ */
+void perf_limit(struct perf *perf, uint64_t per_second);
+
 /* What has been completed well so far, all queues. */
 struct perf_sample {
 	uint64_t ops[PERF_OPS];

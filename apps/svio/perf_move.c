@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* `svio nvme perf` moves: its part, at the source and at the target. */
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include "move_peer.h"
 #include "perf_ballast.h"
 #include "perf_run.h"
+#include "perf_stage.h"
+#include "rate.h"
 
 #define AREA	    "perf"
 #define DRIVER_AREA "nvme"
 #define DRIVER_BYTES (UINT64_C(8) << 20) /* admin queue, rings */
 #define REQUEST_BYTES UINT64_C(4096)	 /* list memory of a request */
+#define READY_MS      UINT64_C(5000)
 
 struct perf_move {
 	struct perf_run *run;
@@ -21,6 +25,7 @@ struct perf_move {
 	bool told;			    /* source: what they are like */
 	struct svio_migrate_part room; /* is made for it */
 	struct perf_ballast *ballast;
+	struct rate rate; /* before anybody slowed it down */
 	bool gone;
 };
 
@@ -115,12 +120,38 @@ static void cancel(void *ctx, enum svio_migrate_side side)
 	move->told = false;
 }
 
+/*
+ * By its own state a controller cannot move in the middle of a reset, which the threads are about to finish. Another one may begin while
+ * they end: then they go on, and finish that.
+ */
+static int freeze_ready(struct perf *perf, const struct svio_nvme *nvme)
+{
+	uint64_t end = svio_now_ns() + READY_MS * 1000000;
+	int rc;
+
+	do {
+		while (!svio_nvme_ready(nvme) && !svio_nvme_gone(nvme) && svio_now_ns() < end)
+			poll(NULL, 0, 1);
+		rc = perf_freeze(perf);
+		if (rc || svio_nvme_ready(nvme) || svio_nvme_gone(nvme) || svio_now_ns() >= end)
+			break;
+		rc = perf_thaw(perf);
+	} while (rc == 0);
+	return rc;
+}
+
 static int quiesce(void *ctx)
 {
 	struct perf_run *r = ((struct perf_move *)ctx)->run;
-	int rc = perf_freeze(r->perf);
+	int rc = r->args.way == PERF_BY_STATE ? freeze_ready(r->perf, r->session.nvme) : perf_freeze(r->perf);
 
-	return rc || r->args.way == PERF_BY_STATE ? rc : svio_nvme_quiesce(r->session.nvme);
+	perf_stage(r, "frozen");
+	if (rc || r->args.way == PERF_BY_STATE)
+		return rc;
+	rc = svio_nvme_quiesce(r->session.nvme);
+	if (rc == 0)
+		perf_stage(r, "held");
+	return rc;
 }
 
 static int save(void *ctx, struct svio_migrate_buf *out)
@@ -128,6 +159,7 @@ static int save(void *ctx, struct svio_migrate_buf *out)
 	struct perf_run *r = ((struct perf_move *)ctx)->run;
 	const struct perf_args *a = &r->args;
 	struct svio_nvme_stats s;
+	int rc;
 
 	svio_nvme_get_stats(r->session.nvme, &s);
 	svio_migrate_put_u64(out, r->ran_now);
@@ -136,13 +168,18 @@ static int save(void *ctx, struct svio_migrate_buf *out)
 	svio_migrate_put_u32(out, a->policy);
 	svio_migrate_put_u32(out, a->force);
 	svio_migrate_put_u32(out, r->out.moves + 1);
+	svio_migrate_put_u32(out, r->out.lost_devices);
+	svio_migrate_put_u32(out, r->out.replugs);
 	svio_migrate_put_u64(out, r->out.stats.resets + s.resets);
 	svio_migrate_put_u64(out, r->out.stats.revocations + s.revocations);
 	svio_migrate_put_u64(out, r->out.stats.requeued + s.requeued);
 	svio_migrate_put_u64(out, r->out.stats.failed + s.failed);
 	svio_migrate_put_u64(out, r->out.stats.aborts + s.aborts);
 	svio_migrate_put_u64(out, r->out.stats.timeouts + s.timeouts);
-	return perf_save(r->perf, a->way, r->session.nvme, out);
+	rc = perf_save(r->perf, a->way, r->session.nvme, out);
+	if (rc == 0)
+		perf_stage(r, "saved");
+	return rc;
 }
 
 static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
@@ -155,13 +192,17 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 	uint32_t policy;
 	int rc;
 
-	(void)version;
+	perf_stage(r, "loading");
 	r->ran_ns = svio_migrate_get_u64(in);
 	r->args.seconds = svio_migrate_get_u32(in);
 	r->args.min_ios = svio_migrate_get_u64(in);
 	policy = svio_migrate_get_u32(in);
 	r->args.force = svio_migrate_get_u32(in);
 	r->out.moves = svio_migrate_get_u32(in);
+	if (version >= 2) {
+		r->out.lost_devices = svio_migrate_get_u32(in);
+		r->out.replugs = svio_migrate_get_u32(in);
+	}
 	r->out.stats.resets = svio_migrate_get_u64(in);
 	r->out.stats.revocations = svio_migrate_get_u64(in);
 	r->out.stats.requeued = svio_migrate_get_u64(in);
@@ -181,8 +222,36 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 		r->args.config = *perf_get_config(r->perf);
 		r->out.lba_size = r->ns.lba_size;
 		r->out.nsid = r->ns.nsid;
+		perf_stage(r, "loaded");
 	}
 	return rc;
+}
+
+static uint64_t completions(const struct perf *perf)
+{
+	struct perf_sample s;
+
+	perf_sample(perf, &s);
+	return s.ops[PERF_OP_READ] + s.ops[PERF_OP_WRITE];
+}
+
+static void round_ended(void *ctx, uint32_t round)
+{
+	struct perf_move *move = ctx;
+	char stage[24] = "before";
+
+	if (round == 0)
+		rate_begin(&move->rate, completions(move->run->perf));
+	else
+		snprintf(stage, sizeof(stage), "round%" PRIu32, round);
+	perf_stage(move->run, stage);
+}
+
+static void throttle(void *ctx, unsigned int percent)
+{
+	struct perf_move *move = ctx;
+
+	perf_limit(move->run->perf, rate_share(&move->rate, completions(move->run->perf), percent));
 }
 
 static void resume(void *ctx, enum svio_migrate_side side)
@@ -200,6 +269,7 @@ static void resume(void *ctx, enum svio_migrate_side side)
 	if (rc)
 		cli_error("cannot start again: %s", svio_last_error());
 	r->received = side == SVIO_MIGRATE_TARGET;
+	perf_stage(r, r->received ? "running" : "back");
 }
 
 static void discard(void *ctx, enum svio_migrate_side side)
@@ -220,10 +290,13 @@ static int move_new(struct perf_run *r, struct perf_move **movep)
 	int rc;
 
 	move->run = r;
-	move->part = (struct svio_migrate_part){ .name = "nvme perf", .version = 1, .describe = describe, .precopy = precopy,
+	move->part = (struct svio_migrate_part){ .name = "nvme perf", .version = 2, .describe = describe, .precopy = precopy,
 						 .load_precopy = load_precopy, .quiesce = quiesce, .save = save, .load = load,
-						 .resume = resume, .discard = discard, .cancel = cancel, .ctx = move };
+						 .resume = resume, .discard = discard, .cancel = cancel,
+						 .throttle = throttle, .ctx = move };
 	rc = move_peer_init(&move->peer, r->device, &r->session.dev);
+	move->peer.round = round_ended;
+	move->peer.ctx = move;
 	if (rc == 0)
 		rc = svio_migrate_add_ioas(move->peer.m, r->session.ioas);
 	if (rc == 0)
@@ -310,6 +383,14 @@ void perf_move_poll(struct perf_move *move)
 		move->run->finish = true;
 }
 
+int perf_move_device(struct perf_move *move, bool there)
+{
+	if (there)
+		return svio_migrate_add_ioas(move->peer.m, move->run->session.ioas);
+	svio_migrate_remove_ioas(move->peer.m, move->run->session.ioas);
+	return 0;
+}
+
 bool perf_move_gone(const struct perf_move *move)
 {
 	return move->gone;
@@ -327,10 +408,12 @@ int perf_move_report(const struct perf_move *move)
 
 /* ---- the target ------------------------------------------------------------------------------------------------ */
 
-/* One that was made room for is not there to be described again. */
+/* One that was made room for is not there to be described again; and one that has gone does not come back. */
 static bool again(void *ctx)
 {
-	return ((const struct perf_run *)ctx)->session.nvme;
+	const struct perf_run *r = ctx;
+
+	return r->session.nvme && !svio_nvme_gone(r->session.nvme);
 }
 
 int perf_move_listen(const struct move_listen *args)

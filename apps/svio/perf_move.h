@@ -16,6 +16,8 @@ int perf_move_driver_area(struct perf_run *r);
 int perf_move_start(struct perf_run *r, struct perf_move **movep);
 /* Commands that came: carried out here, threads of the engine working on. */
 void perf_move_poll(struct perf_move *move);
+/* The run's controller is about to be closed, or another one was opened (--wait-replug). */
+int perf_move_device(struct perf_move *move, bool there);
 /* It runs elsewhere now. */
 bool perf_move_gone(const struct perf_move *move);
 /* What moves along, looked at; it is not written any more. */

@@ -229,6 +229,8 @@ static void check(const struct argp_state *state, const struct perf_args *args)
 		argp_error(state, "--migratable and --disturb: one at a time");
 	if (args->ballast && !args->migratable)
 		argp_error(state, "--ballast is about --migratable");
+	if (args->migratable && args->way == PERF_BY_STATE && args->wait_replug)
+		argp_error(state, "--by state and --wait-replug: one at a time; --by driver goes with it");
 	if (args->bind && !args->wait_replug)
 		argp_error(state,
 			   "--bind is about --wait-replug; bind this device with: svio bind %s",

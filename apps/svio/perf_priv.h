@@ -61,6 +61,7 @@ struct perf_queue {
 	/* The slow side. */
 	struct perf_status status[PERF_STATUSES];
 	uint64_t deadline; /* ns; end of the drain, once it has begun */
+	uint64_t due;	   /* ns; perf_limit(): when the next completion may be taken */
 	bool ended;
 	int error;
 	char error_text[SVIO_ERROR_MAX];
@@ -81,6 +82,7 @@ struct perf_thread {
 struct perf {
 	_Alignas(SVIO_CACHELINE) _Atomic bool stop; /* read-mostly, as is this: */
 	_Atomic bool frozen; /* end at once, with requests in flight */
+	_Atomic uint64_t gap; /* ns between two completions of a queue; 0: no limit */
 	_Alignas(SVIO_CACHELINE) struct perf_config config;
 	struct svio_nvme_ns ns;
 	struct svio_device *dev; /* while attached */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "perf_priv.h"
+#include "rate.h"
 
 /* Slots tried for a random request before it waits for another one's end. */
 #define MAX_PROBES 8
@@ -283,15 +284,32 @@ static int look_for_end(struct perf_queue *q)
 	return -ESHUTDOWN;
 }
 
+/* perf_limit(): wait until the queue may take a completion. How many it may take. */
+static uint32_t wait_turn(struct perf_queue *q, uint64_t gap)
+{
+	uint64_t n;
+
+	while (!(n = rate_turns(&q->due, gap)) && !stopping(q) && atomic_load_explicit(&q->perf->gap, memory_order_relaxed) == gap)
+		rate_nap();
+	return (uint32_t)SVIO_MIN(SVIO_MAX(n, UINT64_C(1)), q->batch ? (uint64_t)q->batch : UINT32_MAX);
+}
+
 int perf_queue_poll(void *ctx)
 {
 	struct perf_queue *q = ctx;
 	uint32_t found;
+	uint64_t gap;
 	bool submitted;
 
 	if (svio_unlikely(atomic_load_explicit(&q->perf->frozen, memory_order_relaxed)))
 		return -ESHUTDOWN;
-	found = svio_nvme_poll(q->qp, q->batch);
+	gap = atomic_load_explicit(&q->perf->gap, memory_order_relaxed);
+	if (svio_likely(!gap)) {
+		found = svio_nvme_poll(q->qp, q->batch);
+	} else {
+		found = svio_nvme_poll(q->qp, wait_turn(q, gap));
+		q->due += found * gap;
+	}
 	submitted = found > 0;
 	if (svio_unlikely(q->parked_count)) {
 		unpark(q);

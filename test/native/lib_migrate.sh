@@ -2,12 +2,15 @@
 #
 # To be sourced by t_migrate*.sh behind lib.sh: processes that move, and who waits for them. $moves: how many moves one of them makes at most.
 
+# NVMe models of one file (truncate it) are one namespace.
+guid=00112233445566778899aabbccddeeff
+
 # background NAME COMMAND...: its streams are $dir/NAME.out and .err, its process $bg
 background()
 {
 	local name=$1
 	shift
-	timeout -k 1 $((limit * 2 + ${moves:-0} * 20)) "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
+	timeout -k 1 $((limit * ${patience:-2} + ${moves:-0} * 20)) "$@" >"$dir/$name.out" 2>"$dir/$name.err" &
 	bg=$!
 	started+=("$bg")
 	[ "$2" = serve ] || runs+=("$bg")
@@ -17,35 +20,62 @@ child() { local c; c=$(cat "/proc/$1/task/$1/children" 2>/dev/null); echo "${c%%
 # serving NAME MODEL ARGS...: a server; never two of one name
 serving()
 {
-	local name=$1
+	local name=$1 patience=30 # it serves many tests
 	shift
+	rm -f "$dir/$name.out" "$dir/$name.sock" # of one that was killed
 	background "$name" "$svio" serve "$@" --socket "$dir/$name.sock"
-	servers+=("$bg")
-	wait_for "grep -q '^serving ' $dir/$name.out || ! running $bg" && grep -q '^serving ' "$dir/$name.out"
+	servers[$name]=$bg
+	wait_for "grep -qs '^serving ' $dir/$name.out || ! running $bg" && grep -q '^serving ' "$dir/$name.out"
 }
-servers=()
+# server NAME OPTIONS FILE [ARGS...]: an NVMe model
+server()
+{
+	local name=$1 options=$2 file=$3
+	shift 3
+	serving "$name" "nvme,shared,$options" --file "$file" "$@"
+}
+declare -A servers
+# end_servers [NAME...]: all of them
 end_servers()
 {
 	local s
-	for s in "${servers[@]}"; do kill -TERM "$s" 2>/dev/null; wait "$s" 2>/dev/null; done
-	servers=()
+	[ $# -gt 0 ] || set -- "${!servers[@]}"
+	for s; do
+		[ -n "${servers[$s]-}" ] || continue
+		kill -TERM "${servers[$s]}" 2>/dev/null
+		wait "${servers[$s]}" 2>/dev/null
+		unset "servers[$s]"
+	done
 }
+# device NAME: of a server, or sim:… as it is
+device() { case $1 in sim:*) echo "$1" ;; *) echo "user:$dir/$1.sock" ;; esac; }
+# What shall happen at which point of a move (apps/svio/perf_stage.h), of the source and of the target.
+at="" at_target=""
 # moving NAME COMMAND...: a run that can move; in $source
 moving()
 {
 	local name=$1
 	shift
-	background "$name" "$svio" "$@" --json --migratable="$dir/$name.ctl"
+	rm -f "$dir/$name.ctl" "$dir/$name.mig" # of one that was killed
+	background "$name" env ${at:+"SVIO_PERF_AT=$at"} "$svio" "$@" --json --migratable="$dir/$name.ctl"
 	source=$bg
 	wait_for "[ -S $dir/$name.ctl ] || ! running $bg" && [ -S "$dir/$name.ctl" ] || { cat "$dir/$name.err"; return 1; }
+}
+# source NAME DEVICE ARGS...: the same, of `svio nvme perf`
+source()
+{
+	local name=$1 device=$2
+	shift 2
+	moving "$name" nvme perf "$(device "$device")" --verify --force "$@"
 }
 # target NAME DEVICE ARGS...: who waits for one; in $target
 target()
 {
 	local name=$1 device=$2
 	shift 2
-	background "$name" "$svio" migrate listen --device "user:$dir/$device.sock" --addr "unix:$dir/$name.mig" --json \
-		--control "$dir/$name.ctl" "$@"
+	rm -f "$dir/$name.ctl" "$dir/$name.mig"
+	background "$name" env ${at_target:+"SVIO_PERF_AT=$at_target"} "$svio" migrate listen --device "$(device "$device")" \
+		--addr "unix:$dir/$name.mig" --json --control "$dir/$name.ctl" "$@"
 	target=$bg
 	wait_for "[ -S $dir/$name.mig ] || ! running $bg" && [ -S "$dir/$name.mig" ] || { cat "$dir/$name.err"; return 1; }
 }
@@ -88,8 +118,8 @@ end_runs()
 	runs=()
 }
 runs=()
-test_of() { check "$@"; end_runs; }
-
+# SVIO_ONLY: a pattern of names
+test_of() { [[ $1 =~ ${SVIO_ONLY-} ]] || return 0; check "$@"; end_runs; }
 
 # hops NAME WAY TIMES HERE THERE: the run NAME, whose process is $source, between two devices, back and forth. $last: its name then; it ended well.
 hops()

@@ -7,23 +7,7 @@
 . "$here/lib_migrate.sh"
 
 moves=${SVIO_MOVES:-12}
-guid=00112233445566778899aabbccddeeff
 truncate -s 64M "$dir/img" "$dir/other"
-
-# server NAME OPTIONS FILE [ARGS...]: a model
-server()
-{
-	local name=$1 options=$2 file=$3
-	shift 3
-	serving "$name" "nvme,shared,$options" --file "$file" "$@"
-}
-# source NAME DEVICE ARGS...
-source()
-{
-	local name=$1 device=$2
-	shift 2
-	moving "$name" nvme perf "user:$dir/$device.sock" --verify --force "$@"
-}
 
 # The models answer slowly now and then, so that requests are in flight whenever the run is stopped.
 slow=(--inject "io:stall=400000:every=25")
@@ -114,7 +98,13 @@ PY
 	kill -TERM "$(child "$target")"
 	finish_run no && good no "$source" && judge "$dir/no.out" "${proved[@]}" 'moves == 0' || return 1
 	# Who refused goes on listening.
-	running "$no"
+	running "$no" || return 1
+	# A source that does not answer has its entry too.
+	rc=0
+	timeout "$limit" "$svio" migrate check "$dir/nobody.ctl" unix:/x --json >"$dir/check.json" 2>"$dir/check.err" || rc=$?
+	[ $rc = 1 ] && grep -q 'no process listens there' "$dir/check.err" &&
+		python3 -c 'import json, sys; assert json.load(open(sys.argv[1])) == [{"ok": False, "error": "no answer", "target": "unix:/x"}]' \
+			"$dir/check.json"
 }
 
 # Killed while it receives: the source goes on, and moves elsewhere afterwards.

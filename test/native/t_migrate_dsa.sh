@@ -57,6 +57,21 @@ refused()
 	finish_run no && good no "$source" && judge "$dir/no.out" "${sound[@]}" 'moves == 0'
 }
 
+# 200 operations a second, by a model that takes so long, and not by how fast this machine is; all 1.3 MiB of 16 requests are written ten times a
+# second, and 2 MiB/s get across. Slowed down to a twentieth, less than a round's.
+throttled()
+{
+	local run=(--verify --sizes 16k --depth 8 --queues 2)
+	serving slow dsa,slow=20000 && source slows "user:$dir/slow.sock" || return 1
+	target slows_t b || return 1
+	! send slows "unix:$dir/slows_t.mig" "${narrow[@]}" || { echo "it moved"; return 1; }
+	judge "$dir/send.json" '"does not converge" in error' 'throttle == 0' || return 1
+	send slows "unix:$dir/slows_t.mig" "${narrow[@]}" --throttle || { cat "$dir/send.err"; return 1; }
+	good slows "$source" && finish_run slows_t && good slows_t "$target" && judge "$dir/send.json" 'throttle >= 20' &&
+		judge "$dir/slows_t.out" "${sound[@]}" 'moves == 1'
+}
+narrow=(--max-bandwidth 2M --max-downtime 100 --max-rounds 60)
+
 # Killed while it receives: the source goes on, and moves elsewhere afterwards.
 target_dies()
 {
@@ -81,6 +96,7 @@ test_of "migrate dsa: registered memory, by the driver" many_moves id driver "$m
 test_of "migrate dsa: registered memory, by the device's own state" many_moves idstate state "$few" c d 'requeued == 0' 'mode == "identity"'
 test_of "migrate dsa: between models in the processes themselves" within
 test_of "migrate dsa: what does not fit is refused with its fields" refused
+test_of "migrate dsa: what does not converge, slowed down, moves" throttled
 test_of "migrate dsa: the target is killed while it receives; the source goes on, and moves elsewhere" target_dies
 end_servers
 exit $failed

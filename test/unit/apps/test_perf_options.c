@@ -141,6 +141,7 @@ static void test_refused(void)
 		"dev --rw read --disturb storm:3",
 		"dev --rw read --disturb reset:1 --disturb reset:1 --disturb reset:1 --disturb reset:1 --disturb reset:1",
 		"dev --rw read --bind",
+		"dev --rw read --migratable --by state --wait-replug",
 		"dev --rw read --no-such-option",
 	};
 
