@@ -10,19 +10,6 @@ uint64_t svio_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-#if !defined(__aarch64__)
-#define LEAST_NS UINT64_C(10000000) /* 10 ms: better than one in a thousand */
-
-static uint64_t start_ns, start_cycles;
-
-/* So that nobody waits later: who asks first may be in a hurry, as a process that moves is. */
-static __attribute__((constructor)) void note_start(void)
-{
-	start_ns = svio_now_ns();
-	start_cycles = svio_cycles();
-}
-#endif
-
 static uint64_t measure_hz(void)
 {
 #if defined(__aarch64__)
@@ -31,14 +18,14 @@ static uint64_t measure_hz(void)
 	__asm__ volatile("mrs %0, cntfrq_el0" : "=r"(hz)); /* Arm ARM D11: the counter's frequency */
 	return hz;
 #else
-	/* A TSC's rate is not architecturally readable everywhere: compare it with the kernel's clock, since the process began. */
-	uint64_t ns, cycles;
+	/* A TSC's rate is not architecturally readable everywhere: compare it with the kernel's clock. */
+	uint64_t t0 = svio_now_ns(), c0 = svio_cycles(), t1, c1;
 
 	do {
-		ns = svio_now_ns() - start_ns;
-		cycles = svio_cycles() - start_cycles;
-	} while (ns < LEAST_NS);
-	return (uint64_t)((double)cycles * 1e9 / (double)ns);
+		t1 = svio_now_ns();
+		c1 = svio_cycles();
+	} while (t1 - t0 < 10 * 1000 * 1000);
+	return (uint64_t)((double)(c1 - c0) * 1e9 / (double)(t1 - t0));
 #endif
 }
 

@@ -159,7 +159,10 @@ static inline uint64_t svio_cycles(void)
 #endif
 }
 
-/* Ticks of svio_cycles() per second; where the CPU does not say, found once, over the time since the process began (10 ms at least). */
+/*
+ * Ticks of svio_cycles() per second; measured once against CLOCK_MONOTONIC where the CPU does not say: the first call takes 10 ms, so
+ * who will be in a hurry later makes it early.
+ */
 uint64_t svio_cycles_hz(void);
 
 /* ---- histogram: log-linear, 64 sub-buckets per power of two (error below 1.6 %) -------------------- */
