@@ -263,6 +263,11 @@ static uint32_t shorter(struct job *j, uint32_t a, uint64_t addr, bool write, ui
 	return n;
 }
 
+static bool overlap(const uint8_t *a, const uint8_t *b, uint32_t len)
+{
+	return (uintptr_t)a < (uintptr_t)b + len && (uintptr_t)b < (uintptr_t)a + len;
+}
+
 static void do_memory(struct job *j, const struct dsa_desc *d, unsigned int op)
 {
 	uint32_t size = le32toh(d->size), n = size, m;
@@ -317,10 +322,18 @@ static void do_memory(struct job *j, const struct dsa_desc *d, unsigned int op)
 			}
 		break;
 	case DSA_OP_DUALCAST:
+		if (overlap(src, dst, size) || overlap(src, third, size) || overlap(dst, third, size)) {
+			j->status = DSA_ST_OVERLAP;
+			break;
+		}
 		memcpy(dst, src, n);
 		memcpy(third, src, n);
 		break;
 	case DSA_OP_COPY_CRC:
+		if (overlap(src, dst, size)) {
+			j->status = DSA_ST_OVERLAP;
+			break;
+		}
 		memcpy(dst, src, n);
 		/* fall through */
 	case DSA_OP_CRC:

@@ -713,6 +713,8 @@ static void test_describe(void)
 	CU_ASSERT_EQUAL(svio__mg_record_compare(from, to, diff, SVIO_ARRAY_SIZE(diff)), 4);
 	close_side(&dst);
 	finish();
+	svio__mg_record_free(from);
+	svio__mg_record_free(to);
 	free(from);
 	free(to);
 }
