@@ -23,8 +23,7 @@ enum kind { KIND_MALLOC, KIND_STACK, KIND_FILE, KIND_HUGE, KIND_REGISTERED, KIND
 static const char *const kind_names[KINDS] = { "malloc", "stack", "file", "huge", "registered" };
 
 struct args {
-	struct cli_common common;
-	const char *device;
+	struct cli_device device;
 	uint64_t sizes[MAX_SIZES];
 	unsigned int num_sizes, kinds; /* bit mask */
 	uint32_t depth, time_ms;
@@ -93,7 +92,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &args->common;
+		state->child_inputs[0] = &args->device;
 		return 0;
 	case 's':
 		parse_sizes(state, args, arg);
@@ -132,14 +131,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		args->move.work.seed = number(state, "seed", arg, 0, UINT64_MAX, false);
 		args->only_move = true;
 		return 0;
-	case ARGP_KEY_ARG:
-		if (args->device)
-			argp_error(state, "one device at a time");
-		args->device = arg;
-		return 0;
 	case ARGP_KEY_END:
-		if (!args->device)
-			argp_error(state, "which device?");
 		if (args->only_move && !args->migratable)
 			argp_error(state, "--verify, --queues, --by and --seed are options of --migratable");
 		if (!args->time_ms)
@@ -150,7 +142,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static const struct argp_child children[] = { { &cli_common_argp, 0, NULL, 0 }, { 0 } };
+static const struct argp_child children[] = { { &cli_device_argp, 0, NULL, 0 }, { 0 } };
 static const struct argp argp = {
 	.options = options,
 	.parser = parse,
@@ -579,9 +571,9 @@ static int open_all(struct perf *p)
 			registered = SVIO_MAX(registered, 2 * p->args.sizes[i] + (UINT64_C(4) << 20));
 	if (p->args.no_map && !(p->args.kinds & 1u << KIND_REGISTERED))
 		registered = 0;
-	rc = dsa_session_open(&p->s, p->args.device, registered, 2);
+	rc = dsa_session_open(&p->s, p->args.device.name, registered, 2);
 	if (rc == -EINVAL) /* a device with one queue */
-		rc = dsa_session_open(&p->s, p->args.device, registered, 1);
+		rc = dsa_session_open(&p->s, p->args.device.name, registered, 1);
 	if (!rc)
 		open_identity(p);
 	return rc;
@@ -589,8 +581,8 @@ static int open_all(struct perf *p)
 
 static int run_migratable(struct args *args)
 {
-	args->move.device = args->device;
-	args->move.json = args->common.json;
+	args->move.device = args->device.name;
+	args->move.json = args->device.common.json;
 	args->move.time_ms = args->time_ms;
 	args->move.work.depth = args->depth;
 	for (unsigned int i = 0; i < args->num_sizes; i++)
@@ -616,11 +608,11 @@ int cmd_dsa_perf(int argc, char **argv)
 	if (rc) {
 		rc = cli_fail(rc);
 	} else {
-		rc = p.args.common.json ? print_json(&p) : print_text(&p);
+		rc = p.args.device.common.json ? print_json(&p) : print_text(&p);
 		if (p.wrong)
 			rc = cli_error("%" PRIu64 " measurements ended with wrong data", p.wrong);
 		else if (svio_dsa_gone(p.s.dsa))
-			rc = cli_error("%s: the device is gone", p.args.device);
+			rc = cli_error("%s: the device is gone", p.args.device.name);
 		else if (p.failed)
 			rc = cli_fail(-EIO);
 		else if (cli_interrupted())

@@ -244,8 +244,7 @@ static void fail(struct dsa_work *w, int status)
 /* There is one engine in a process that moves; its completions come as requests, which know nothing of it. */
 static struct dsa_work *the_work;
 
-static int submit_batch(struct dsa_work *w, struct svio_dsa_wq *wq, struct work_req *req, const struct plan *p, uint8_t *const buf[BUFFERS],
-			void *ctx)
+static int submit_batch(struct svio_dsa_wq *wq, struct work_req *req, const struct plan *p, uint8_t *const buf[BUFFERS], void *ctx)
 {
 	uint8_t *a = buf[0] + p->off, *b = buf[1] + p->off, *c = buf[2] + p->off;
 	const struct svio_dsa_op ops[DSA_WORK_BATCH] = {
@@ -255,7 +254,6 @@ static int submit_batch(struct dsa_work *w, struct svio_dsa_wq *wq, struct work_
 		{ .op = SVIO_DSA_COPY, .flags = SVIO_DSA_FENCE, .src = a, .dst = a + p->shift, .len = p->len },
 	};
 
-	(void)w;
 	memset(req->results, 0, sizeof(req->results));
 	return svio_dsa_batch(wq, ops, DSA_WORK_BATCH, req->results, done_cb, ctx);
 }
@@ -290,7 +288,7 @@ static void submit(struct dsa_work *w, uint32_t queue, struct work_req *req)
 	req->seq = s->next;
 	req->busy = 1;
 	s->done[s->next % WINDOW / 64] &= ~(UINT64_C(1) << s->next % 64);
-	rc = p.kind == DSA_WORK_BATCHES ? submit_batch(w, w->wqs[queue], req, &p, buf, ctx) : submit_one(w->wqs[queue], &p, buf, ctx);
+	rc = p.kind == DSA_WORK_BATCHES ? submit_batch(w->wqs[queue], req, &p, buf, ctx) : submit_one(w->wqs[queue], &p, buf, ctx);
 	if (rc == 0) {
 		s->next++;
 		return;

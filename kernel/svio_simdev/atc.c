@@ -267,7 +267,7 @@ static int try_access(struct sim_dev *sd, u32 pasid, u64 addr, u8 *buf, size_t l
 	return rc;
 }
 
-/* ---- page requests ---------------------------------------------------------------------------------------- ---- */
+/* ---- page requests ---------------------------------------------------------------------------------------- */
 
 /* By the kernel, once for each request, from any thread. */
 void sim_page_response(struct sim_dev *sd, u32 pasid, u32 grpid, int code)

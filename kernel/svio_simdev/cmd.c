@@ -27,7 +27,7 @@ static void finish(struct sim_dev *sd)
 		sim_int_cause(sd, DSA_INTCAUSE_CMD);
 }
 
-/* ---- enabling --------------------------------------------------------------------------------------------- ---- */
+/* ---- enabling --------------------------------------------------------------------------------------------- */
 
 static u32 wqcfg(struct sim_dev *sd, unsigned int n, unsigned int at)
 {
@@ -127,7 +127,7 @@ static u32 enable_wq(struct sim_dev *sd, u32 n)
 	return DSA_CMD_OK;
 }
 
-/* ---- draining --------------------------------------------------------------------------------------------- ---- */
+/* ---- draining --------------------------------------------------------------------------------------------- */
 
 /* WQs that are not disabled, of those in an operand or with a PASID. */
 static u32 choose(struct sim_dev *sd, u32 code, u32 operand, unsigned long *wqs)

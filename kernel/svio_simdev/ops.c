@@ -205,7 +205,7 @@ static int do_batch(struct sim_req *rq)
 	return failed ? DSA_ST_BATCH_FAIL : 0;
 }
 
-/* ---- checks ----------------------------------------------------------------------------------------------- ---- */
+/* ---- checks ----------------------------------------------------------------------------------------------- */
 
 /* What an operation uses of a descriptor: all else is reserved. own: bytes of op_specific. */
 #define SRC	1
@@ -367,7 +367,7 @@ int sim_execute(struct sim_req *rq)
 	return rc ? rc : DSA_ST_SUCCESS;
 }
 
-/* ---- completion ------------------------------------------------------------------------------------------- ---- */
+/* ---- completion ------------------------------------------------------------------------------------------- */
 
 static void software_error(struct sim_req *rq, u32 error)
 {

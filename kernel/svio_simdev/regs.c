@@ -147,7 +147,7 @@ bool sim_swerr_poll(struct sim_dev *sd, u8 __iomem *regs)
 	return true;
 }
 
-/* ---- work queues ------------------------------------------------------------------------------------------ ---- */
+/* ---- work queues ------------------------------------------------------------------------------------------ */
 
 /* Publishes state and occupancy of WQ n. */
 void sim_wq_show(struct sim_dev *sd, unsigned int n)
@@ -214,7 +214,7 @@ static bool regs_poll(struct sim_dev *sd, u8 __iomem *regs)
 	return any;
 }
 
-/* ---- the poller ------------------------------------------------------------------------------------------- ---- */
+/* ---- the poller ------------------------------------------------------------------------------------------- */
 
 /* A function level reset, or what an unplugged function leaves. */
 static void reset(struct sim_dev *sd)

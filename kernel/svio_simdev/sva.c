@@ -159,7 +159,7 @@ static const struct mmu_notifier_ops watch_ops = {
 	.free_notifier = watch_free,
 };
 
-/* ---- domains ---------------------------------------------------------------------------------------------- ---- */
+/* ---- domains ---------------------------------------------------------------------------------------------- */
 
 /*
  * As VT-d has it: no SVA without ATS, and page requests enabled if the function has them. What the PCI core has

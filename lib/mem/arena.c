@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include <rte_errno.h>
 #include <rte_malloc.h>
+#include "meminfo.h"
 #include "mem_priv.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -167,19 +168,12 @@ static int open_memfd(struct mem_arena *arena)
 /* Too large a chunk of ordinary memory would wake the OOM killer instead of failing. */
 static int enough_memory(const struct mem_arena *arena, uint64_t len)
 {
-	FILE *f = fopen("/proc/meminfo", "re");
-	uint64_t kib = UINT64_MAX;
-	char line[128];
+	uint64_t left = svio__mem_available();
 
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	if (kib == UINT64_MAX || len >> 10 <= kib)
+	if (len <= left)
 		return 0;
 	return svio_fail(ENOMEM, "node %d's memory needs %" PRIu64 " MiB more, %" PRIu64
-			 " MiB are available in this machine: free some, or lower opts.bytes", arena->node, len >> 20, kib >> 10);
+			 " MiB are available in this machine: free some, or lower opts.bytes", arena->node, len >> 20, left >> 20);
 }
 
 static void bind_to_node(const struct mem_arena *arena, void *addr, uint64_t len)

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#include "meminfo.h"
 #include "migrate_priv.h"
 
 #define CGROUP_ROOT "/sys/fs/cgroup" /* version 2: kernel's Documentation/admin-guide/cgroup-v2.rst */
@@ -21,21 +22,6 @@ static uint64_t number_in(const char *path)
 	if (f)
 		fclose(f);
 	return n;
-}
-
-/* Of the whole machine: proc(5). */
-static uint64_t of_machine(void)
-{
-	FILE *f = fopen("/proc/meminfo", "re");
-	uint64_t kib = 0;
-	char line[128];
-
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return kib ? kib << 10 : UINT64_MAX;
 }
 
 /* What a control group would give back before anything is killed: memory.stat. */
@@ -103,7 +89,7 @@ static uint64_t of_limit(void)
 
 uint64_t svio__mg_available(void)
 {
-	return SVIO_MIN(SVIO_MIN(of_machine(), of_cgroup()), of_limit());
+	return SVIO_MIN(SVIO_MIN(svio__mem_available(), of_cgroup()), of_limit());
 }
 
 bool svio__mg_is_free(uint64_t base, uint64_t bytes)

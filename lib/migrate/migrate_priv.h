@@ -169,8 +169,9 @@ int svio__mg_tx_runs(struct mg_stream *s, const struct mg_run *run, uint32_t run
 /* Any other. */
 int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_t head_len, const void *data, size_t len);
 /*
- * The next frame; *in points to its payload until the next call (of pages that were put in place: to what is before them). 0; -ECONNRESET end of stream, -ETIMEDOUT silence, -EBADMSG damaged,
- * -ECONNABORTED the other side gave up (explained with its words), -ECANCELED stop(), -EINTR extra_fd.
+ * The next frame; *in points to its payload until the next call (of pages that were put in place: to what is before them). 0;
+ * -ECONNRESET end of stream, -ETIMEDOUT silence, -EBADMSG damaged, -ECONNABORTED the other side gave up (explained with its words),
+ * -ECANCELED stop(), -EINTR extra_fd.
  */
 int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in *in);
 /* … which must be this one. */

@@ -255,7 +255,8 @@ struct svio_migrate_opts {
 };
 
 /*
- * in and out may be the same descriptor; they stay the caller's. While this runs, sockets have time limits, and others are O_NONBLOCK. opts and report may be NULL.
+ * in and out may be the same descriptor; they stay the caller's. While this runs, sockets have time limits, and others are O_NONBLOCK.
+ * opts and report may be NULL.
  * 0: the target runs, and the parts were discarded. Otherwise this side runs on as before (-ECANCELED stop(), -EPERM refused: see
  * report->difference, -ETIME it does not converge, or what broke), except -EREMOTEIO and -EOWNERDEAD:
  * -EREMOTEIO nobody knows; the parts are still quiesced; svio_migrate_decide(). -EOWNERDEAD the target had taken over, and died; the
