@@ -73,6 +73,21 @@ static struct residue residue(void)
 	return r;
 }
 
+/*
+ * What is left once there are but so many threads. A joined one can stay in /proc/self/task for a moment:
+ * pthread_join(3) returns when the kernel clears its thread id, and the kernel takes it from the list after that.
+ */
+static struct residue settled(int threads)
+{
+	uint64_t end = svio_now_ns() + LIMIT_NS;
+	struct residue r;
+
+	do {
+		r = residue();
+	} while (r.threads > threads && svio_now_ns() < end);
+	return r;
+}
+
 static bool stopped(int pid)
 {
 	char path[64], line[256], state = 0;
@@ -191,7 +206,7 @@ int main(int argc, char **argv)
 	struct residue before, after;
 	struct svio_device *dev;
 	struct stack s;
-	int pid, rc;
+	int pid, rc, threads;
 
 	if (argc != 4 || (pid = atoi(argv[2])) < 2) {
 		fprintf(stderr, "usage: hang_probe NVME-DEVICE PID OTHER-DEVICE\n");
@@ -202,8 +217,10 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	svio_mem_free(svio_mem_alloc(4096, 0, -1)); /* the arena is there before we count */
-	elsewhere(argv[3]); /* and what a first device brings for good */
-	before = residue();
+	threads = residue().threads;
+	elsewhere(argv[3]); /* and what a first device brings for good: no thread */
+	before = settled(threads);
+	check(before.threads == threads, "a device that was closed leaves no thread");
 	if (!up(&s, argv[1])) {
 		check(false, "open");
 		return 1;
@@ -211,7 +228,7 @@ int main(int argc, char **argv)
 	memset(&io, 0, sizeof(io));
 	hang(&s, pid);
 	down(&s);
-	after = residue();
+	after = settled(threads);
 	printf("# descriptors %d, %d; threads %d, %d; mappings %d, %d\n", before.fds, after.fds, before.threads, after.threads, before.maps, after.maps);
 	check(memcmp(&before, &after, sizeof(before)) == 0, "closed, it leaves nothing");
 	rc = svio_device_open(argv[1], &opts, &dev);
