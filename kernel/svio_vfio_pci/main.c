@@ -12,6 +12,7 @@
 #include <linux/vfio_pci_core.h>
 
 #include "svio_vfio.h"
+#include "bar.h"
 #include "sva.h"
 
 static bool disable_denylist;
@@ -73,9 +74,12 @@ static int svio_init(struct vfio_device *vdev)
 	svio->core.disable_idle_d3 = disable_idle_d3;
 #endif
 	ret = vfio_pci_core_init_dev(vdev);
-	if (ret)
+	if (ret) {
 		svio_sva_destroy(svio->sva);
-	return ret;
+		return ret;
+	}
+	svio_bar_init(&svio->core);
+	return 0;
 }
 
 static void svio_release(struct vfio_device *vdev)
@@ -234,7 +238,7 @@ static const struct vfio_device_ops svio_ops = {
 	.device_feature = svio_device_feature,
 	.read = vfio_pci_core_read,
 	.write = svio_write,
-	.mmap = vfio_pci_core_mmap,
+	.mmap = svio_bar_mmap,
 	.request = vfio_pci_core_request,
 	.match = vfio_pci_core_match,
 #ifdef SVIO_HAVE_MATCH_TOKEN_UUID
