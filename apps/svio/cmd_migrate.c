@@ -25,6 +25,7 @@ enum {
 	KEY_ROUNDS,
 	KEY_COMPRESS,
 	KEY_THROTTLE,
+	KEY_NO_SHARE,
 	KEY_UNCERTAIN,
 	KEY_SVG,
 	KEY_BY,
@@ -120,7 +121,7 @@ struct send_args {
 	const char *address, *control, *lease, *svg;
 	long pid;
 	uint64_t downtime, bandwidth, rounds, timeout, uncertain;
-	bool compress, throttle;
+	bool compress, throttle, no_share;
 	const char *target[MAX_TARGETS]; /* check */
 	unsigned int targets;
 };
@@ -135,6 +136,7 @@ static const struct argp_option send_options[] = {
 	{ "max-rounds", KEY_ROUNDS, "N", 0, "Give up when it has not converged by then (30)", 2 },
 	{ "throttle", KEY_THROTTLE, NULL, 0, "Slow the process down when it does not converge", 2 },
 	{ "compress", KEY_COMPRESS, NULL, 0, "zstd", 2 },
+	{ "no-share", KEY_NO_SHARE, NULL, 0, "Send pages through the connection also on one machine, where the target could read them", 2 },
 	{ "timeout", KEY_TIMEOUT, "MS", 0, "The target is silent for so long: lost (10000)", 2 },
 	{ "uncertain", KEY_UNCERTAIN, "MS", 0, "Ask for so long who runs, if the connection is lost in the hand-over (for ever)", 2 },
 	{ "svg", KEY_SVG, "FILE", 0, "Draw the rounds", 3 },
@@ -181,6 +183,9 @@ static error_t parse_send(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_THROTTLE:
 		a->throttle = true;
+		return 0;
+	case KEY_NO_SHARE:
+		a->no_share = true;
 		return 0;
 	case KEY_SVG:
 		a->svg = arg;
@@ -252,6 +257,7 @@ static struct json_object *ask(const struct send_args *a, const char *what, cons
 	cli_json_u64(cmd, "uncertain_ms", a->uncertain);
 	cli_json_bool(cmd, "compress", a->compress);
 	cli_json_bool(cmd, "throttle", a->throttle);
+	cli_json_bool(cmd, "no_share", a->no_share);
 	rc = a->control ? 0 : control_path(a->pid, false, path);
 	if (rc == 0)
 		rc = control_connect(a->control ? a->control : path, &fd);

@@ -61,6 +61,7 @@ struct json_object *migrate_report_json(const struct svio_migrate_report *r, boo
 	cli_json_str(obj, "tracker", r->tracker);
 	cli_json_u64(obj, "area_bytes", r->area_bytes);
 	cli_json_u64(obj, "wire_bytes", r->wire_bytes);
+	cli_json_u64(obj, "shared_bytes", r->shared_bytes);
 	cli_json_u64(obj, "pages", r->pages);
 	cli_json_u64(obj, "zero_pages", r->zero_pages);
 	cli_json_u64(obj, "state_bytes", r->state_bytes);
@@ -119,6 +120,7 @@ static double ms(struct json_object *obj, const char *key)
 void migrate_report_text(struct json_object *obj, FILE *out)
 {
 	char a[CLI_SIZE_LEN], w[CLI_SIZE_LEN], s[CLI_SIZE_LEN];
+	uint64_t shared = control_u64(obj, "shared_bytes", 0);
 	struct json_object *d;
 
 	for (size_t i = 0; (d = member(obj, "differences", i)); i++) {
@@ -132,6 +134,8 @@ void migrate_report_text(struct json_object *obj, FILE *out)
 	fprintf(out, "  memory: %s in areas, %" PRIu64 " pages sent (%" PRIu64 " of zeroes), %s on the wire, states %s\n",
 		cli_size(control_u64(obj, "area_bytes", 0), a), control_u64(obj, "pages", 0), control_u64(obj, "zero_pages", 0),
 		cli_size(control_u64(obj, "wire_bytes", 0), w), cli_size(control_u64(obj, "state_bytes", 0), s));
+	if (shared)
+		fprintf(out, "  %s of it read by the target from this process's memory: both are on one machine\n", cli_size(shared, s));
 	fprintf(out, "  written pages told by: %s\n", control_text(obj, "tracker"));
 	fprintf(out, "  rounds: %zu in %.1f ms\n", rounds(obj), ms(obj, "total_us"));
 	fprintf(out, "  written by the process: %s/s; sent: %s/s", cli_size(control_u64(obj, "dirty_rate", 0), a),

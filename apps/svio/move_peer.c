@@ -150,6 +150,7 @@ static void send_away(struct move_peer *move, struct json_object *cmd, int in, i
 	opts.max_bandwidth = control_u64(cmd, "max_bandwidth", 0);
 	opts.compress = control_bool(cmd, "compress");
 	opts.throttle = control_bool(cmd, "throttle");
+	opts.no_share = control_bool(cmd, "no_share");
 	opts.check_only = check_only;
 	opts.reconnect = move->address[0] ? reconnect : NULL;
 	if (lease) {

@@ -7,6 +7,7 @@
  *	buf.c		what parts write and read
  *	record.c	facts, and their comparison
  *	stream.c	frames over descriptors
+ *	share.c		pages that need not go through it
  *	address.c	sockets
  *	lease.c		the file that decides
  *	device.c	the part of a device with migration state
@@ -117,11 +118,16 @@ enum mg_frame {
 	MG_ABORT,     /* both: why */
 	MG_ANSWER,    /* ← */
 	MG_BYE,	      /* → that was all: check only */
+	MG_SHARE,     /* → how many areas; then a byte with their descriptors */
+	MG_SHARE_OK,  /* ← 1: they will be read; 0: send the pages */
+	MG_HERE,      /* → runs of pages, to be read from there */
+	MG_HERE_OK,   /* ← they were read */
 	MG_FRAMES
 };
 
 #define MG_PAYLOAD_MAX (1u << 20)
 #define MG_FRAME_PAGES 64u /* in one frame: what fits into a core's cache */
+#define MG_HERE_PAGES  4096u /* named by one frame */
 
 /* A piece of an area: in ZERO frames, and before the pages in PAGES frames. */
 struct mg_run {
@@ -176,6 +182,12 @@ int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_
 int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in *in);
 /* … which must be this one. */
 int svio__mg_expect(struct mg_stream *s, enum mg_frame type, struct svio_migrate_in *in);
+/*
+ * Descriptors, with a byte of their own between two frames; over a unix socket. What arrives may be fewer: *num of them, the receiver's to
+ * close, also after an error.
+ */
+int svio__mg_tx_fds(struct mg_stream *s, const int *fds, int num);
+int svio__mg_rx_fds(struct mg_stream *s, int *fds, int max, int *num);
 const char *svio__mg_frame_name(unsigned int type);
 
 /* ---- lease.c ----------------------------------------------------------------------------------------- */
@@ -212,7 +224,12 @@ struct mg_move {
 	uint32_t peer_pid;
 	uint64_t peer_boot; /* of the machine: the same pid of another one is another process */
 	bool peer_compress;
+	bool peer_share;
 	bool direct; /* the other end of our unix socket is the target itself */
+	bool shared; /* pages are read by the target from memory that it was given */
+	uint64_t shared_bytes; /* of these pages */
+	uint32_t unanswered;   /* source: HERE frames */
+	int there[MG_MAX_AREAS], num_there; /* target: the source's areas */
 	uint64_t started, stopped_at;
 	uint64_t pages, state_bytes; /* sent or received, in all */
 	/* pre-copy */
@@ -233,12 +250,30 @@ int svio__mg_hello_get(struct mg_move *x, struct svio_migrate_in *in, uint32_t *
 #define MG_HELLO_CHECK 2u
 #define MG_HELLO_QUERY 4u
 #define MG_HELLO_TARGET 8u
+#define MG_HELLO_SHARE 16u
 void svio__mg_key(struct mg_move *x);
 uint64_t svio__mg_boot_id(void);
 struct svio_migrate_part *svio__mg_part(const struct svio_migrate *m, uint32_t index);
 struct svio_migrate_area *svio__mg_area(const struct svio_migrate *m, uint32_t index);
 void svio__mg_drop_areas(struct svio_migrate *m);
 void svio__mg_cancel(struct svio_migrate *m, enum svio_migrate_side side);
+
+/* ---- receive.c --------------------------------------------------------------------------------------- */
+
+/* The place of a run of pages, or NULL. */
+uint8_t *svio__mg_place(struct mg_move *x, const struct mg_run *run, uint64_t *bytes);
+
+/* ---- share.c ----------------------------------------------------------------------------------------- */
+
+/* Does the other end of a unix socket belong to the process that said HELLO? Then end of file is an answer, and memory can be shared. */
+bool svio__mg_is_direct(const struct mg_move *x);
+int svio__mg_share_offer(struct mg_move *x); /* x->shared if it is taken */
+int svio__mg_share_pages(struct mg_move *x, const struct mg_run *run, uint32_t runs, uint32_t pages);
+int svio__mg_share_wait(struct mg_move *x); /* until all of them were read */
+bool svio__mg_share_fits(int fd, uint64_t bytes);
+int svio__mg_share_take(struct mg_move *x, struct svio_migrate_in *in);
+int svio__mg_share_read(struct mg_move *x, struct svio_migrate_in *in);
+void svio__mg_share_end(struct mg_move *x);
 
 /* ---- precopy.c --------------------------------------------------------------------------------------- */
 

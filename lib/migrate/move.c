@@ -184,10 +184,12 @@ void svio__mg_move_fini(struct mg_move *x)
 	x->report->wire_bytes += x->stream.tx_bytes;
 	x->report->total_ns = svio_now_ns() - x->started;
 	x->report->pages = x->pages;
+	x->report->shared_bytes = x->shared_bytes;
 	x->report->state_bytes = x->state_bytes;
 	memcpy(x->report->session, x->session, sizeof(x->session));
 	for (uint32_t i = 0; i < MG_MAX_PARTS; i++)
 		svio__mg_buf_free(&x->state[i]);
+	svio__mg_share_end(x);
 	svio__mg_stream_fini(&x->stream);
 }
 
@@ -209,7 +211,7 @@ int svio__mg_hello_put(struct mg_move *x, uint32_t flags)
 	int rc;
 
 	svio_migrate_put_u32(&b, SVIO_MIGRATE_STREAM_VERSION);
-	svio_migrate_put_u32(&b, flags | MG_HELLO_ZSTD);
+	svio_migrate_put_u32(&b, flags | MG_HELLO_ZSTD | MG_HELLO_SHARE);
 	svio_migrate_put_u32(&b, (uint32_t)getpid());
 	svio_migrate_put_u64(&b, svio__mg_boot_id());
 	rc = svio_migrate_put(&b, id, MG_SESSION);
@@ -235,6 +237,7 @@ int svio__mg_hello_get(struct mg_move *x, struct svio_migrate_in *in, uint32_t *
 		return svio_fail(EPROTO, "a HELLO of another length");
 	memcpy(id, p, MG_SESSION);
 	x->peer_compress = *flags & MG_HELLO_ZSTD;
+	x->peer_share = *flags & MG_HELLO_SHARE;
 	return 0;
 }
 

@@ -18,10 +18,10 @@ struct sender {
 	struct mg_move *x;
 	struct svio_migrate_round *round;
 	uint32_t area;
-	/* A frame of pages. */
-	uint8_t *pages;
-	uint32_t count, runs;
-	struct mg_run run[MG_FRAME_PAGES];
+	/* A frame of pages, or of runs alone. */
+	uint8_t *pages; /* NULL: the target reads them itself */
+	uint32_t count, runs, full;
+	struct mg_run *run;
 	uint64_t first, length; /* the run that grows */
 	/* A frame of zeroes. */
 	uint32_t zero_runs;
@@ -33,8 +33,8 @@ struct sender {
 /* In slices: whoever has enough does not wait for the bandwidth. */
 static int pace(struct mg_move *x)
 {
-	uint64_t due = x->pace_from +
-		       (uint64_t)((double)(x->stream.tx_bytes - x->pace_bytes) * 1e9 / (double)SVIO_MAX(x->opts.max_bandwidth, 1u));
+	uint64_t bytes = x->stream.tx_bytes + x->shared_bytes - x->pace_bytes;
+	uint64_t due = x->pace_from + (uint64_t)((double)bytes * 1e9 / (double)SVIO_MAX(x->opts.max_bandwidth, 1u));
 
 	while (x->opts.max_bandwidth) {
 		uint64_t now = svio_now_ns(), left = due > now ? SVIO_MIN(due - now, PACE_SLICE_NS) : 0;
@@ -68,7 +68,7 @@ static int flush_pages(struct sender *s)
 	end_run(s);
 	if (!s->count)
 		return 0;
-	rc = svio__mg_tx_runs(&s->x->stream, s->run, s->runs, s->count);
+	rc = s->pages ? svio__mg_tx_runs(&s->x->stream, s->run, s->runs, s->count) : svio__mg_share_pages(s->x, s->run, s->runs, s->count);
 	s->round->pages += s->count;
 	s->x->pages += s->count;
 	s->count = 0;
@@ -127,14 +127,15 @@ static int send_page(struct sender *s, const uint8_t *base, uint64_t page)
 		s->zero_count = 1;
 		return rc;
 	}
-	memcpy(s->pages + s->count * MG_PAGE, from, MG_PAGE);
+	if (s->pages)
+		memcpy(s->pages + s->count * MG_PAGE, from, MG_PAGE);
 	if (s->length && page != s->first + s->length)
 		end_run(s);
 	if (!s->length)
 		s->first = page;
 	s->length++;
 	s->count++;
-	return s->count == MG_FRAME_PAGES ? flush_pages(s) : 0;
+	return s->count == s->full ? flush_pages(s) : 0;
 }
 
 static int send_area(struct sender *s, struct svio_migrate_area *a)
@@ -159,10 +160,12 @@ int svio__mg_send_dirty(struct mg_move *x, struct svio_migrate_round *round, boo
 	int rc = 0;
 
 	x->pace_from = start;
-	x->pace_bytes = bytes;
-	s.pages = svio__mg_tx_pages(&x->stream);
+	x->pace_bytes = bytes + x->shared_bytes;
+	s.pages = x->shared ? NULL : svio__mg_tx_pages(&x->stream);
+	s.full = x->shared ? MG_HERE_PAGES : MG_FRAME_PAGES;
+	s.run = malloc(s.full * sizeof(*s.run));
 	s.zero_run = malloc(ZERO_RUNS * sizeof(*s.zero_run));
-	if (!s.zero_run)
+	if (!s.run || !s.zero_run)
 		rc = svio_fail(ENOMEM, "out of memory for a list of pages");
 	for (struct svio_migrate_area *a = x->m->areas; rc == 0 && a; a = a->next, s.area++)
 		rc = send_area(&s, a);
@@ -170,6 +173,9 @@ int svio__mg_send_dirty(struct mg_move *x, struct svio_migrate_round *round, boo
 		rc = flush_pages(&s);
 	if (rc == 0)
 		rc = flush_zeroes(&s);
+	if (rc == 0)
+		rc = svio__mg_share_wait(x);
+	free(s.run);
 	free(s.zero_run);
 	round->ns = svio_now_ns() - start;
 	round->wire_bytes = x->stream.tx_bytes - bytes;

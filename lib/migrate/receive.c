@@ -215,8 +215,7 @@ static int layout(struct mg_move *x)
 	return rc;
 }
 
-/* The place of a run of pages, or NULL. */
-static uint8_t *place(struct mg_move *x, const struct mg_run *run, uint64_t *bytes)
+uint8_t *svio__mg_place(struct mg_move *x, const struct mg_run *run, uint64_t *bytes)
 {
 	struct svio_migrate_area *a = svio__mg_area(x->m, svio_le32_to_cpu(run->area));
 	uint64_t count = svio_le32_to_cpu(run->count), first = svio_le64_to_cpu(run->first), n;
@@ -240,7 +239,7 @@ static int place_pages(void *ctx, const struct mg_pages_head *head, const struct
 		return svio_fail(EPROTO, "pages in %u pieces", runs);
 	for (uint32_t i = 0; i < runs; i++) {
 		uint64_t bytes = 0;
-		uint8_t *to = place(x, &run[i], &bytes);
+		uint8_t *to = svio__mg_place(x, &run[i], &bytes);
 
 		if (!to || bytes > len)
 			return svio_fail(EPROTO, "pages that belong nowhere");
@@ -279,7 +278,7 @@ static int take_zeroes(struct mg_move *x, struct svio_migrate_in *in)
 	while (in->left) {
 		const struct mg_run *run = svio_migrate_get(in, sizeof(*run));
 		uint64_t bytes = 0;
-		uint8_t *to = run ? place(x, run, &bytes) : NULL;
+		uint8_t *to = run ? svio__mg_place(x, run, &bytes) : NULL;
 
 		if (!to)
 			return svio_fail(EPROTO, "zeroes that belong nowhere");
@@ -391,6 +390,12 @@ static int take_all(struct mg_move *x)
 		case MG_ZERO:
 			rc = take_zeroes(x, &in);
 			break;
+		case MG_SHARE:
+			rc = svio__mg_share_take(x, &in);
+			break;
+		case MG_HERE:
+			rc = svio__mg_share_read(x, &in);
+			break;
 		case MG_AHEAD:
 			rc = take_ahead(x, &in);
 			break;
@@ -402,6 +407,8 @@ static int take_all(struct mg_move *x)
 			rc = take_state(x, &in);
 			break;
 		case MG_PREPARE:
+			/* While the source holds its memory too: whoever lets go of it last takes the time to free it. */
+			svio__mg_share_end(x);
 			return check_sums(x, &in);
 		default:
 			return svio_fail(EPROTO, "%s came in the middle of memory", svio__mg_frame_name(type));

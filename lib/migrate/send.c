@@ -227,20 +227,6 @@ static int stop_and_copy(struct mg_move *x)
 
 /* ---- the hand-over ----------------------------------------------------------------------------------------- */
 
-/* Does the other end of a unix socket belong to the process that said HELLO? Then end of file is an answer. */
-static bool is_direct(const struct mg_move *x)
-{
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
-	int domain = 0;
-	socklen_t dlen = sizeof(domain);
-
-	return x->stream.in == x->stream.out && x->peer_boot && x->peer_boot == svio__mg_boot_id() &&
-	       getsockopt(x->stream.in, SOL_SOCKET, SO_DOMAIN, &domain, &dlen) == 0 && domain == AF_UNIX &&
-	       getsockopt(x->stream.in, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid > 0 &&
-	       (uint32_t)cred.pid == x->peer_pid;
-}
-
 enum answer { NOBODY_KNOWS, NOT_YET, IT_RUNS, IT_DOES_NOT, IT_DIED };
 
 static enum answer ask_lease(struct mg_move *x)
@@ -362,8 +348,10 @@ static int prepare(struct mg_move *x)
 		rc = compare(x);
 	if (rc || x->opts.check_only)
 		return rc;
-	x->direct = is_direct(x);
+	x->direct = svio__mg_is_direct(x);
 	rc = layout(x);
+	if (rc == 0)
+		rc = svio__mg_share_offer(x);
 	if (rc == 0)
 		rc = svio__mg_track_start(x);
 	if (rc)

@@ -35,7 +35,8 @@ static const char *const names[MG_FRAMES] = {
 	[MG_LAYOUT_OK] = "LAYOUT_OK", [MG_PAGES] = "PAGES", [MG_ZERO] = "ZERO",		  [MG_AHEAD] = "AHEAD",
 	[MG_ROUND] = "ROUND",	  [MG_ROUND_OK] = "ROUND_OK", [MG_STATE] = "STATE",	  [MG_PREPARE] = "PREPARE",
 	[MG_READY] = "READY",	  [MG_COMMIT] = "COMMIT",   [MG_CONFIRM] = "CONFIRM",	  [MG_ABORT] = "ABORT",
-	[MG_ANSWER] = "ANSWER",   [MG_BYE] = "BYE",
+	[MG_ANSWER] = "ANSWER",   [MG_BYE] = "BYE",	  [MG_SHARE] = "SHARE",
+	[MG_SHARE_OK] = "SHARE_OK", [MG_HERE] = "HERE",	  [MG_HERE_OK] = "HERE_OK",
 };
 
 const char *svio__mg_frame_name(unsigned int type)
@@ -194,6 +195,90 @@ static int read_all(struct mg_stream *s, uint8_t *p, size_t len, bool may_break)
 		}
 	}
 	return 0;
+}
+
+int svio__mg_tx_fds(struct mg_stream *s, const int *fds, int num)
+{
+	union {
+		char buf[CMSG_SPACE(MG_MAX_AREAS * sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	uint64_t moved = svio_now_ns();
+	struct iovec byte = { "", 1 };
+	struct msghdr msg = { .msg_iov = &byte, .msg_iovlen = 1, .msg_control = control.buf };
+	size_t len = (size_t)num * sizeof(int);
+	struct cmsghdr *c;
+
+	msg.msg_controllen = CMSG_SPACE(len);
+	memset(&control, 0, sizeof(control));
+	c = CMSG_FIRSTHDR(&msg);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(len);
+	memcpy(CMSG_DATA(c), fds, len);
+	for (;;) {
+		ssize_t n = sendmsg(s->out, &msg, MSG_NOSIGNAL);
+		int rc;
+
+		if (n > 0)
+			return 0;
+		/* unix(7): too many on their way, of this user. It goes without them. */
+		if (n < 0 && errno == ETOOMANYREFS && msg.msg_controllen) {
+			msg.msg_control = NULL;
+			msg.msg_controllen = 0;
+			continue;
+		}
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			return svio_fail(errno == EPIPE ? ECONNRESET : errno, "the connection is lost: %m");
+		rc = n < 0 && errno == EAGAIN ? wait_for(s, s->out, POLLOUT, moved) : 0;
+		if (rc && rc != -EINTR)
+			return rc;
+	}
+}
+
+int svio__mg_rx_fds(struct mg_stream *s, int *fds, int max, int *num)
+{
+	union {
+		char buf[CMSG_SPACE(MG_MAX_AREAS * sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	uint64_t moved = svio_now_ns();
+	uint8_t data;
+	struct iovec byte = { &data, 1 };
+
+	*num = 0;
+	for (;;) {
+		struct msghdr msg = { .msg_iov = &byte, .msg_iovlen = 1, .msg_control = control.buf, .msg_controllen = sizeof(control.buf) };
+		ssize_t n = recvmsg(s->in, &msg, MSG_CMSG_CLOEXEC);
+		int rc;
+
+		if (n == 0)
+			return svio_fail(ECONNRESET, "the connection was closed");
+		for (struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL; c; c = CMSG_NXTHDR(&msg, c)) {
+			size_t len = c->cmsg_len - CMSG_LEN(0);
+
+			if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+				continue;
+			for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
+				int fd;
+
+				memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
+				if (*num < max)
+					fds[(*num)++] = fd;
+				else
+					close(fd);
+			}
+		}
+		if (n > 0)
+			return 0;
+		if (errno == ENOTSOCK)
+			return svio_fail(EPROTO, "descriptors belong into a unix socket");
+		if (errno != EAGAIN && errno != EINTR)
+			return svio_fail(errno, "the connection is lost: %m");
+		rc = errno == EAGAIN ? wait_for(s, s->in, POLLIN, moved) : 0;
+		if (rc && rc != -EINTR)
+			return rc;
+	}
 }
 
 /* As they come; a checksum of what has come, before it leaves the cache. */

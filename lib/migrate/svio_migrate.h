@@ -46,6 +46,9 @@
  * session, so that a damaged, reordered or recorded frame is noticed; it is no protection against forgery: use a unix socket with
  * permissions, or a tunnel (ssh). Any pair of descriptors will do. Everything received is bounded and checked.
  *
+ * On one machine, over a unix socket whose other end is the target itself, areas' pages do not go through the stream: the target gets
+ * their memfds, to read only, and reads what the source names. Such pages have no checksum.
+ *
  * Threads: one thread calls, and callbacks run in it. Threads of the application work on during the pre-copy.
  */
 #ifndef SVIO_MIGRATE_H
@@ -223,6 +226,7 @@ struct svio_migrate_round {
 struct svio_migrate_report {
 	enum svio_migrate_phase phase;
 	uint64_t area_bytes, wire_bytes, pages, zero_pages, state_bytes;
+	uint64_t shared_bytes; /* of the pages: read by the target from this process's memory, not sent through the stream */
 	uint64_t total_ns, downtime_ns; /* downtime: from quiesce() to CONFIRM, or to the end of resume() after a failure */
 	uint64_t quiesce_ns, copy_ns, load_ns; /* of it: parts stop; the last pages and states are sent; the target loads, and answers */
 	uint64_t dirty_rate, bandwidth; /* bytes per second, of the last round */
@@ -245,6 +249,7 @@ struct svio_migrate_opts {
 	uint64_t max_bytes;	  /* target: of all areas together; 0 = what memory is available */
 	bool compress;		  /* zstd, level 1 */
 	bool throttle;		  /* slow the source down when it does not converge */
+	bool no_share;		  /* source: send pages through the stream also where the target could read them */
 	bool check_only;	  /* compare and end: 0 fits, -EPERM does not (report.difference) */
 	const char *lease;	  /* path of the lease file, or NULL */
 	int listen_fd;		  /* target: where the source would ask again, or -1; 0 counts as -1 */

@@ -2,12 +2,13 @@
 /*
  * Pre-copy of an area from one process to another, and a plain copy of the same bytes over the same kind of socket.
  *
- *	bench_move copy|move BYTES unix|tcp
+ *	bench_move copy|stream|move BYTES unix|tcp
  *
- * Both fill an area with random words, fork, and connect by svio_migrate_listen() and svio_migrate_connect(). copy: the area is
+ * All fill an area with random words, fork, and connect by svio_migrate_listen() and svio_migrate_connect(). copy: the area is
  * written into the socket and read into an area of the other process, in pieces as large as a frame, and one byte comes back.
  * move: svio_migrate_send() and svio_migrate_receive(), without devices; what counts is the first round, up to the
- * answer that all of it is in place. Prints one JSON object: time, and the processor time of each side while it took.
+ * answer that all of it is in place. stream: the same, with the pages in the stream also where the target could read them itself.
+ * Prints one JSON object: time, and the processor time of each side while it took.
  */
 #include <inttypes.h>
 #include <signal.h>
@@ -21,6 +22,8 @@
 #include "svio_migrate.h"
 
 #define PIECE (UINT64_C(256) << 10)
+
+static char address[128];
 
 struct result { /* of the target */
 	uint64_t cpu_ns;
@@ -100,15 +103,38 @@ static void target_progress(void *ctx, const struct svio_migrate_report *report)
 		received_until = cpu_ns();
 }
 
-static void target(bool plain, uint64_t bytes, int listen_fd, int report)
+/* In the target, which must be whom the source finds at the other end. */
+static int listen_at(bool tcp)
+{
+	int fd;
+
+	if (tcp) {
+		struct sockaddr_storage sa;
+		socklen_t len = sizeof(sa);
+		uint16_t port;
+
+		TRY(svio_migrate_listen("tcp:127.0.0.1:0", &fd));
+		TRY(getsockname(fd, (struct sockaddr *)&sa, &len));
+		memcpy(&port, (uint8_t *)&sa + 2, 2);
+		snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", (unsigned int)be16toh(port));
+	} else {
+		snprintf(address, sizeof(address), "unix:/tmp/bench_move.%ld", (long)getpid());
+		TRY(svio_migrate_listen(address, &fd));
+	}
+	return fd;
+}
+
+static void target(bool plain, uint64_t bytes, bool tcp, int report)
 {
 	struct svio_migrate_opts opts = { .size = sizeof(opts), .progress = target_progress };
 	struct result r = { 0 };
 	struct svio_migrate *m;
 	struct svio_migrate_area *a;
+	int fd, listen_fd = listen_at(tcp);
 	uint8_t done = 1;
-	int fd;
 
+	if (write(report, address, sizeof(address)) != sizeof(address))
+		exit(1);
 	TRY(svio_migrate_create(&m));
 	a = plain ? area(bytes) : NULL;
 	fd = accept(listen_fd, NULL, NULL);
@@ -146,45 +172,32 @@ int main(int argc, char **argv)
 {
 	struct svio_migrate_opts opts = { .size = sizeof(opts), .progress = progress };
 	static struct svio_migrate_report report;
-	char path[64] = "", address[128];
 	bool plain, tcp;
 	uint64_t bytes = 0, ns;
 	struct svio_migrate *m;
 	struct svio_migrate_area *a;
 	struct result r;
-	int listen_fd, fd, back[2], status;
+	int fd, back[2], status;
 	uint8_t done;
 	pid_t pid;
 
 	plain = argc == 4 && strcmp(argv[1], "copy") == 0;
+	opts.no_share = argc == 4 && strcmp(argv[1], "stream") == 0;
 	tcp = argc == 4 && strcmp(argv[3], "tcp") == 0;
-	if (argc != 4 || (!plain && strcmp(argv[1], "move") != 0) || svio_parse_size(argv[2], &bytes) || bytes < PIECE ||
+	if (argc != 4 || (!plain && !opts.no_share && strcmp(argv[1], "move") != 0) || svio_parse_size(argv[2], &bytes) || bytes < PIECE ||
 	    bytes % (UINT64_C(2) << 20) || (!tcp && strcmp(argv[3], "unix") != 0)) {
-		fprintf(stderr, "usage: bench_move copy|move BYTES unix|tcp (BYTES: a multiple of 2 MiB)\n");
+		fprintf(stderr, "usage: bench_move copy|stream|move BYTES unix|tcp (BYTES: a multiple of 2 MiB)\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	snprintf(path, sizeof(path), "/tmp/bench_move.%ld", (long)getpid());
-	if (tcp) {
-		struct sockaddr_storage sa;
-		socklen_t len = sizeof(sa);
-		uint16_t port;
-
-		TRY(svio_migrate_listen("tcp:127.0.0.1:0", &listen_fd));
-		if (getsockname(listen_fd, (struct sockaddr *)&sa, &len))
-			return 1;
-		memcpy(&port, (uint8_t *)&sa + 2, 2);
-		snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", (unsigned int)be16toh(port));
-	} else {
-		snprintf(address, sizeof(address), "unix:%s", path);
-		TRY(svio_migrate_listen(address, &listen_fd));
-	}
 	if (pipe(back))
 		return 1;
 	pid = fork();
 	if (pid == 0)
-		target(plain, bytes, listen_fd, back[1]);
+		target(plain, bytes, tcp, back[1]);
 	close(back[1]);
+	if (read(back[0], address, sizeof(address)) != sizeof(address))
+		return 1;
 	TRY(svio_migrate_create(&m));
 	a = area(bytes);
 	fill(svio_migrate_area_base(a), bytes);
@@ -204,15 +217,15 @@ int main(int argc, char **argv)
 		ns = report.round[0].ns;
 	}
 	if (!tcp)
-		unlink(path);
+		unlink(address + strlen("unix:"));
 	if (read(back[0], &r, sizeof(r)) != sizeof(r) || waitpid(pid, &status, 0) != pid || status || !r.sound) {
 		fprintf(stderr, "bench_move: what arrived is not what was sent\n");
 		return 1;
 	}
 	printf("{\"what\": \"%s\", \"bytes\": %" PRIu64 ", \"socket\": \"%s\", \"ns\": %" PRIu64 ", \"source_cpu_ns\": %" PRIu64
-	       ", \"target_cpu_ns\": %" PRIu64 ", \"rounds\": %" PRIu32 ", \"downtime_ns\": %" PRIu64 ", \"quiesce_ns\": %" PRIu64 ", \"copy_ns\": %" PRIu64
+	       ", \"target_cpu_ns\": %" PRIu64 ", \"shared_bytes\": %" PRIu64 ", \"rounds\": %" PRIu32 ", \"downtime_ns\": %" PRIu64 ", \"quiesce_ns\": %" PRIu64 ", \"copy_ns\": %" PRIu64
 	       ", \"load_ns\": %" PRIu64 ", \"tracker\": \"%s\"}\n",
-	       argv[1], bytes, argv[3], ns, cpu_round, r.cpu_ns, report.rounds, report.downtime_ns, report.quiesce_ns, report.copy_ns,
+	       argv[1], bytes, argv[3], ns, cpu_round, r.cpu_ns, report.shared_bytes, report.rounds, report.downtime_ns, report.quiesce_ns, report.copy_ns,
 	       report.load_ns, report.tracker);
 	return 0;
 }

@@ -19,7 +19,7 @@ one_move()
 	target one_t b || return 1
 	send one "unix:$dir/one_t.mig" --svg "$dir/one.svg" || { cat "$dir/send.err"; return 1; }
 	good one "$source" && finish_run one_t && good one_t "$target" || return 1
-	judge "$dir/send.json" 'r["ok"]' 'phase == "done"' 'downtime_us > 0' 'len(r["rounds"]) >= 2' &&
+	judge "$dir/send.json" 'r["ok"]' 'phase == "done"' 'downtime_us > 0' 'len(r["rounds"]) >= 2' 'shared_bytes == (pages - zero_pages) * 4096' &&
 		judge "$dir/one.out" 'r["moved"]' &&
 		judge "$dir/one_t.out" "${proved[@]}" 'moves == 1' 'requeued > 0' &&
 		grep -q '<polyline' "$dir/one.svg"
@@ -50,7 +50,7 @@ by_tcp_packed()
 	target=$bg
 	wait_for "grep -q listening $dir/tcp_t.err || ! running $target" || return 1
 	send tcp "tcp:127.0.0.1:$port" --compress --max-bandwidth 50M || { cat "$dir/send.err" "$dir/tcp_t.err"; return 1; }
-	good tcp "$source" && finish_run tcp_t && good tcp_t "$target" && judge "$dir/tcp_t.out" "${proved[@]}" 'moves == 1'
+	judge "$dir/send.json" 'shared_bytes == 0' && good tcp "$source" && finish_run tcp_t && good tcp_t "$target" && judge "$dir/tcp_t.out" "${proved[@]}" 'moves == 1'
 }
 
 by_pipe()
@@ -70,8 +70,8 @@ by_lease()
 {
 	source lease a --rw randrw --qd 32 --time 600 || return 1
 	target lease_t b --lease "$dir/lease" || return 1
-	send lease "unix:$dir/lease_t.mig" --lease "$dir/lease" || { cat "$dir/send.err"; return 1; }
-	good lease "$source" && finish_run lease_t && good lease_t "$target" && judge "$dir/lease_t.out" "${proved[@]}" 'moves == 1'
+	send lease "unix:$dir/lease_t.mig" --lease "$dir/lease" --no-share || { cat "$dir/send.err"; return 1; }
+	judge "$dir/send.json" 'shared_bytes == 0' 'wire_bytes > (pages - zero_pages) * 4096' && good lease "$source" && finish_run lease_t && good lease_t "$target" && judge "$dir/lease_t.out" "${proved[@]}" 'moves == 1'
 }
 
 # Refused before the first byte, with the fields; told by check, and by send.

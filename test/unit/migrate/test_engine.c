@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The hand-over, under everything that can happen to it: source and target are processes, between them this test, which forwards
- * frames and spoils one; and each side is killed at each of its reads and writes. Whatever happens, at most one side runs; one does
+ * frames and spoils one; and each side, directly connected, is killed at each of its reads and writes, with pages in the stream and
+ * with memory that is shared. Whatever happens, at most one side runs; one does
  * unless the source itself was killed before its last word, or nobody can know (and then the source says so).
  */
 #include <fcntl.h>
@@ -34,13 +35,14 @@ struct shared {
 	_Atomic int source_rc, source_done, target_done;
 	_Atomic unsigned int frames; /* that passed */
 	_Atomic uint32_t io_calls;   /* of the side that counts them */
+	_Atomic uint64_t shared_bytes;
 	char why[256];
 };
 static struct shared *sh;
 
 static char dir[64], t_path[96], p_path[96], lease_path[96];
 static uint32_t kill_at; /* this process dies at so many calls; 0 never */
-static bool count_io;
+static bool count_io, no_share;
 
 ssize_t __real_read(int fd, void *buf, size_t len);
 ssize_t __real_write(int fd, const void *buf, size_t len);
@@ -48,6 +50,12 @@ ssize_t __real_readv(int fd, const struct iovec *piece, int num);
 ssize_t __wrap_readv(int fd, const struct iovec *piece, int num);
 ssize_t __wrap_read(int fd, void *buf, size_t len);
 ssize_t __wrap_write(int fd, const void *buf, size_t len);
+ssize_t __real_pread64(int fd, void *buf, size_t len, off_t at);
+ssize_t __wrap_pread64(int fd, void *buf, size_t len, off_t at);
+ssize_t __real_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __real_recvmsg(int fd, struct msghdr *msg, int flags);
+ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags);
 
 static void count_call(void)
 {
@@ -73,6 +81,24 @@ ssize_t __wrap_write(int fd, const void *buf, size_t len)
 {
 	count_call();
 	return __real_write(fd, buf, len);
+}
+
+ssize_t __wrap_pread64(int fd, void *buf, size_t len, off_t at)
+{
+	count_call();
+	return __real_pread64(fd, buf, len, at);
+}
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	count_call();
+	return __real_sendmsg(fd, msg, flags);
+}
+
+ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags)
+{
+	count_call();
+	return __real_recvmsg(fd, msg, flags);
 }
 
 /* ---- the application: a page of numbers that depend on each other, and one of zeroes ------------------------ */
@@ -193,7 +219,9 @@ static int ask_again(void *ctx, int *fd)
 
 static void source_main(enum resolve how, bool compress)
 {
-	struct svio_migrate_opts opts = { .size = sizeof(opts), .io_timeout_ms = TIMEOUT_MS, .compress = compress, .uncertain_ms = 3000 };
+	struct svio_migrate_opts opts = { .size = sizeof(opts), .io_timeout_ms = TIMEOUT_MS, .compress = compress, .uncertain_ms = 3000,
+					  .no_share = no_share };
+	static struct svio_migrate_report report;
 	struct svio_migrate_area_opts area = { .size = sizeof(area), .name = "a", .bytes = AREA_BYTES };
 	struct svio_migrate_area *a;
 	char address[128];
@@ -214,7 +242,8 @@ static void source_main(enum resolve how, bool compress)
 		_exit(7);
 	atomic_store(&sh->source_runs, 1);
 	count_io = kill_at != 0;
-	rc = svio_migrate_send(app.m, fd, fd, &opts, NULL);
+	rc = svio_migrate_send(app.m, fd, fd, &opts, &report);
+	atomic_store(&sh->shared_bytes, report.shared_bytes);
 	atomic_store(&sh->source_rc, rc);
 	if (rc && !sh->why[0])
 		snprintf(sh->why, sizeof(sh->why), "source: %s", svio_last_error());
@@ -560,22 +589,39 @@ static void test_sweep_lease(void)
 	sweep(LEASE);
 }
 
+/* What it is about is that memory is shared, or not; at other times a limit may keep it from that. */
+static void sweep_kills(bool source_dies, bool share)
+{
+	uint32_t calls;
+
+	no_share = !share;
+	calls = one_kill(source_dies, UINT32_MAX);
+	CU_ASSERT_EQUAL(atomic_load(&sh->source_rc), 0);
+	CU_ASSERT_EQUAL(atomic_load(&sh->shared_bytes) != 0, share);
+	CU_ASSERT_FATAL(calls >= 16);
+	for (uint32_t at = 1; at <= calls; at++)
+		one_kill(source_dies, at);
+	no_share = false;
+}
+
 static void test_kill_target(void)
 {
-	uint32_t calls = one_kill(false, UINT32_MAX);
-
-	CU_ASSERT_FATAL(calls >= 20);
-	for (uint32_t at = 1; at <= calls; at++)
-		one_kill(false, at);
+	sweep_kills(false, false);
 }
 
 static void test_kill_source(void)
 {
-	uint32_t calls = one_kill(true, UINT32_MAX);
+	sweep_kills(true, false);
+}
 
-	CU_ASSERT_FATAL(calls >= 16);
-	for (uint32_t at = 1; at <= calls; at++)
-		one_kill(true, at);
+static void test_kill_target_shared(void)
+{
+	sweep_kills(false, true);
+}
+
+static void test_kill_source_shared(void)
+{
+	sweep_kills(true, true);
 }
 
 int main(void)
@@ -586,6 +632,8 @@ int main(void)
 		{ "the same with a lease", test_sweep_lease },
 		{ "the target killed at each of its reads and writes", test_kill_target },
 		{ "the source killed at each of its reads and writes", test_kill_source },
+		{ "the target killed where it reads the source's memory, and around it", test_kill_target_shared },
+		{ "the source killed while the target reads its memory, and around it", test_kill_source_shared },
 		{ NULL, NULL },
 	};
 	int rc;
