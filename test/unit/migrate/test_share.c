@@ -141,7 +141,8 @@ static int target_main(int ready, unsigned int nofile)
 
 static void move(bool no_share, unsigned int nofile, struct svio_migrate_report *report)
 {
-	struct svio_migrate_opts opts = { .size = sizeof(opts), .no_share = no_share };
+	/* Much is written in each round, and it says nothing about this how long a machine takes for it. */
+	struct svio_migrate_opts opts = { .size = sizeof(opts), .no_share = no_share, .max_downtime_ms = 3600000 };
 	unsigned int before;
 	int pipes[2], status, fd, rc;
 	char address[96], byte;
