@@ -48,7 +48,7 @@ cat "$dir/out"
 good=$(grep -c '^ok - ' "$dir/out")
 if [ "$status" -ne 0 ] || [ "$good" -lt "$least" ]; then
 	echo "not ok - simdev: ran to its end (status $status, $good checks, at least $least expected)"
-	tail -n 30 "$dir/err" | sed 's/^/# /'
+	tail -n 150 "$dir/err" | sed 's/^/# /'
 	exit 1
 fi
 ! grep -q '^not ok - ' "$dir/out"
