@@ -23,10 +23,12 @@ void sim_submit(struct sim_dev *sd, struct sim_wq *wq, const struct dsa_desc *d)
 	new->d = *d;
 	new->running = false;
 	spin_lock(&sd->queue_lock);
-	full = wq->num >= wq->size;
+	/* An engine takes a descriptor out of the WQ; who sees it completed may submit another. */
+	full = wq->queued >= wq->size;
 	if (!full) {
 		new->seq = wq->seq++;
 		wq->num++;
+		wq->queued++;
 		list_add_tail(&new->node, &wq->live);
 	}
 	spin_unlock(&sd->queue_lock);
@@ -49,6 +51,7 @@ void sim_abandon_queued(struct sim_dev *sd, struct sim_wq *wq, u64 below)
 			continue;
 		list_del(&d->node);
 		wq->num--;
+		wq->queued--;
 		kfree(d);
 		sim_count(sd, abandoned);
 	}
@@ -107,6 +110,7 @@ static struct sim_desc *next_desc(struct sim_engine *eng, struct sim_wq **from)
 	}
 	if (best) {
 		best->running = true;
+		(*from)->queued--;
 		eng->next_wq = *from - sd->wq + 1;
 	}
 	spin_unlock(&sd->queue_lock);

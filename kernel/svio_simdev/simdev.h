@@ -154,7 +154,8 @@ struct sim_wq {
 	int group;
 	/* queue_lock */
 	struct list_head live;		/* queued and running descriptors, oldest first */
-	unsigned int num;
+	unsigned int num;		/* of them */
+	unsigned int queued;		/* of them, those that no engine has taken: what the WQ's size limits */
 	u64 seq;			/* of the next descriptor */
 	u64 abort_below;		/* descriptors below are abandoned when they next look */
 	u64 reset_below;		/* the same, and they wait for nothing */
