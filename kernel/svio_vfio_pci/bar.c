@@ -3,10 +3,10 @@
  * Page faults in BARs.
  *
  * vfio_pci_core's fault handler waits for memory_lock with mmap_lock held. A reset holds
- * memory_lock and, since Linux 7.3, waits for the IOMMU group's mutex in it; an unbinding holds that
- * and waits for the function's page requests; and a page request waits for mmap_lock of the process
- * that is bound. With a bond, that is a circle of three threads. Here it is cut: a fault that finds
- * memory_lock taken lets go of mmap_lock before it waits.
+ * memory_lock and, since Linux 7.3, waits for the IOMMU group's mutex in it; an unbinding holds
+ * that and waits for the function's page requests; and a page request waits for mmap_lock of the
+ * process that is bound. With a bond, that is a circle of three threads. Here it is cut: a fault
+ * that finds memory_lock taken lets go of mmap_lock before it waits.
  *
  * Kernels whose vfio_pci_core does not export the rest of its handler keep that handler. Of those
  * none has native mode on x86 (sva.c).

@@ -6,15 +6,15 @@
  * A struct svio_sva belongs to each function bound to the driver. It outlives the function while
  * bond files are open. What is said of locks here is why the code is as it is:
  *
- * - VFIO resets a function with vfio_pci_core's memory_lock held for writing, and waits in it for the
- *   IOMMU group's mutex (since 7.3). Unbinding holds that mutex and waits for page requests, which
- *   wait for mmap_lock; binding takes mmap_lock inside the IOMMU core's SVA lock, which unbinding
- *   takes too. So nobody may wait for memory_lock with mmap_lock held. Page faults in BARs would:
- *   bar.c has them let go of mmap_lock first.
- * - Resets that the user of the function asks for are seen coming all the same, and bonds end before
- *   VFIO takes its lock (svio_sva_block()). Others are announced under it: they leave the unbinding
- *   to a work item, and wait for a bounded time (svio_sva_reset_prepare()), since kernels without
- *   the means of bar.c keep the old order of locks.
+ * - VFIO resets a function with vfio_pci_core's memory_lock held for writing, and waits in it for
+ *   the IOMMU group's mutex (since 7.3). Unbinding holds that mutex and waits for page requests,
+ *   which wait for mmap_lock; binding takes mmap_lock inside the IOMMU core's SVA lock, which
+ *   unbinding takes too. So nobody may wait for memory_lock with mmap_lock held. Page faults in
+ *   BARs would: bar.c has them let go of mmap_lock first.
+ * - Resets that the user of the function asks for are seen coming all the same, and bonds end
+ *   before VFIO takes its lock (svio_sva_block()). Others are announced under it: they leave the
+ *   unbinding to a work item, and wait for a bounded time (svio_sva_reset_prepare()), since kernels
+ *   without the means of bar.c keep the old order of locks.
  * - svio_sva::lock guards the table and is taken under memory_lock: nothing that takes mmap_lock is
  *   called with it held.
  */
