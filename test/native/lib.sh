@@ -23,7 +23,7 @@ finish()
 	rm -rf "$dir"
 }
 trap finish EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP PIPE # whoever reads may go first
 
 # check NAME COMMAND...: one test; what it prints is shown when it fails
 check()
