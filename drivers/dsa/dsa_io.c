@@ -29,7 +29,7 @@ static void store_movdir64b(void *portal, const struct dsa_desc *d)
 }
 #endif
 
-static inline void store(struct svio_dsa_wq *wq, const struct dsa_desc *d)
+static inline void portal_store(struct svio_dsa_wq *wq, const struct dsa_desc *d)
 {
 	uint64_t *slot = (uint64_t *)(void *)(wq->portal + (size_t)(wq->slot++ % DSA_PORTAL_SLOTS) * sizeof(*d));
 	uint64_t words[8];
@@ -124,7 +124,7 @@ static void send_batch(struct svio_dsa_wq *wq, uint32_t id)
 	d.cr_addr = htole64(device_addr(wq, cr));
 	d.desc_list = htole64(device_addr(wq, list));
 	d.count = htole32(req->count);
-	store(wq, &d);
+	portal_store(wq, &d);
 }
 
 /* What comes next of operation id: its first piece, another, or a batch. Its record is cleared; the release store publishes that. */
@@ -147,7 +147,7 @@ void dsa_send(struct svio_dsa_wq *wq, uint32_t id)
 	} else {
 		build(wq, req, device_addr(wq, cr), &d);
 	}
-	store(wq, &d);
+	portal_store(wq, &d);
 }
 
 /* ---- pieces ------------------------------------------------------------------------------------------------ */
