@@ -252,6 +252,8 @@ int svio__mg_hello_get(struct mg_move *x, struct svio_migrate_in *in, uint32_t *
 #define MG_HELLO_TARGET 8u
 #define MG_HELLO_SHARE 16u
 void svio__mg_key(struct mg_move *x);
+/* Does the other end of a unix socket belong to the process that said HELLO? Then end of file is an answer, and memory can be shared. */
+bool svio__mg_is_direct(const struct mg_move *x);
 uint64_t svio__mg_boot_id(void);
 struct svio_migrate_part *svio__mg_part(const struct svio_migrate *m, uint32_t index);
 struct svio_migrate_area *svio__mg_area(const struct svio_migrate *m, uint32_t index);
@@ -265,8 +267,6 @@ uint8_t *svio__mg_place(struct mg_move *x, const struct mg_run *run, uint64_t *b
 
 /* ---- share.c ----------------------------------------------------------------------------------------- */
 
-/* Does the other end of a unix socket belong to the process that said HELLO? Then end of file is an answer, and memory can be shared. */
-bool svio__mg_is_direct(const struct mg_move *x);
 int svio__mg_share_offer(struct mg_move *x); /* x->shared if it is taken */
 int svio__mg_share_pages(struct mg_move *x, const struct mg_run *run, uint32_t runs, uint32_t pages);
 int svio__mg_share_wait(struct mg_move *x); /* until all of them were read */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "migrate_priv.h"
 
@@ -239,6 +240,19 @@ int svio__mg_hello_get(struct mg_move *x, struct svio_migrate_in *in, uint32_t *
 	x->peer_compress = *flags & MG_HELLO_ZSTD;
 	x->peer_share = *flags & MG_HELLO_SHARE;
 	return 0;
+}
+
+bool svio__mg_is_direct(const struct mg_move *x)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+	int domain = 0;
+	socklen_t dlen = sizeof(domain);
+
+	return x->stream.in == x->stream.out && x->peer_boot && x->peer_boot == svio__mg_boot_id() &&
+	       getsockopt(x->stream.in, SOL_SOCKET, SO_DOMAIN, &domain, &dlen) == 0 && domain == AF_UNIX &&
+	       getsockopt(x->stream.in, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid > 0 &&
+	       (uint32_t)cred.pid == x->peer_pid;
 }
 
 /* From now on only frames of this session are whole. */

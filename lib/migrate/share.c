@@ -4,14 +4,14 @@
  * read only, and says which pages; the target reads them into its own areas. That is one copy instead of two.
  *
  * The source offers it if the other end of its unix socket is the process that said HELLO: nobody stands between them who would want to
- * see the pages, and nothing that could damage them, so they need no checksum. The target may decline. When pages are read, the
- * source has been told already that they count as sent; what is written to them later is found at the end of the round, as with a
- * page that changes after it was put into a frame. The source waits for the answers to all that it named before it ends a round.
+ * see the pages, and nothing that could damage them, so they need no checksum. The target may decline.
+ *
+ * A page is named only after the dirty set has forgotten it, and read before the round ends, because the source waits for the answers to
+ * all that it named: what is written to it meanwhile is found at the round's end, as with a page that changes while it is copied.
  */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "migrate_priv.h"
@@ -19,19 +19,6 @@
 #define AHEAD 2u /* frames that may be unanswered: the source looks for the next pages while the target reads */
 
 /* ---- the source -------------------------------------------------------------------------------------------- */
-
-bool svio__mg_is_direct(const struct mg_move *x)
-{
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
-	int domain = 0;
-	socklen_t dlen = sizeof(domain);
-
-	return x->stream.in == x->stream.out && x->peer_boot && x->peer_boot == svio__mg_boot_id() &&
-	       getsockopt(x->stream.in, SOL_SOCKET, SO_DOMAIN, &domain, &dlen) == 0 && domain == AF_UNIX &&
-	       getsockopt(x->stream.in, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid > 0 &&
-	       (uint32_t)cred.pid == x->peer_pid;
-}
 
 /* Another open file of the same memory, which cannot be written through. */
 static int open_to_read(int fd)
