@@ -8,6 +8,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include "nvme_model.h"
+#include "nvme_model_copy.h"
 #include "svio_nvme_model.h"
 
 /* ---- doorbells --------------------------------------------------------------------------------------- */
@@ -753,6 +754,7 @@ static int model_init(struct svio_vdev *dev, struct svio_vdev_args *args)
 	int err;
 
 	m->dev = dev;
+	m->movsb = nm_movsb_is_fast();
 	err = svio_vdev_arg_u64(args, "queues", 31, 1, NM_MAX_QUEUES, &queues);
 	if (!err)
 		err = svio_vdev_arg_u64(args, "entries", 1024, 2, NM_MAX_ENTRIES, &entries);

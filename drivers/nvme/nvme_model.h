@@ -153,6 +153,7 @@ struct nm {
 	struct nm_req *req; /* NM_REQS of them */
 	bool parked;	   /* requests wait for a time, or for room to complete */
 	bool stopping;	   /* migration: take nothing new */
+	bool movsb;	   /* nvme_model_copy.h */
 	bool no_master;	   /* bus mastering is off: nothing of the host is touched */
 	bool intx;	   /* the level that we gave the pin */
 

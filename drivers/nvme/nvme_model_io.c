@@ -5,6 +5,7 @@
  * that is not shared, SGL segments, other commands, injected faults, O_DIRECT) goes to nvme_model_req.c.
  */
 #include "nvme_model.h"
+#include "nvme_model_copy.h"
 
 #define GENERAL UINT16_C(0xffff) /* NM_PENDING: take the general path */
 _Static_assert(GENERAL == NM_PENDING, "one value");
@@ -28,62 +29,24 @@ uint16_t svio__nm_io_check(const struct nm *m, const struct nvme_cmd *cmd, const
 	return 0;
 }
 
-/*
- * What comes after the present copy: its memory is fetched meanwhile. Blocks lie all over a namespace that no cache holds, the
- * processor's own prefetching ends at each 4 KiB page, and a copy that begins with a miss waits for nothing but memory.
- */
-#define LEAD 8u /* lines */
-struct ahead {
-	const uint8_t *p;
-	uint32_t len;
-};
-
-static inline void prefetch_line(struct ahead *a)
-{
-	if (a->len) {
-		__builtin_prefetch(a->p);
-		a->p += SVIO_CACHELINE;
-		a->len -= SVIO_CACHELINE;
-	}
-}
-
-/* Whole lines at a time, each with one of what comes next. */
-static inline void copy_ahead(uint8_t *to, const uint8_t *from, uint32_t len, struct ahead *a)
-{
-	typedef uint64_t line __attribute__((vector_size(16), aligned(1), may_alias));
-
-	for (; len >= SVIO_CACHELINE; len -= SVIO_CACHELINE, to += SVIO_CACHELINE, from += SVIO_CACHELINE) {
-		const line *f = (const line *)(const void *)from;
-		line *t = (line *)(void *)to, v0 = f[0], v1 = f[1], v2 = f[2], v3 = f[3];
-
-		prefetch_line(a);
-		t[0] = v0;
-		t[1] = v1;
-		t[2] = v2;
-		t[3] = v3;
-	}
-	if (len)
-		memcpy(to, from, len);
-}
-
 /* One piece of host memory. False: not shared, or not mapped for that. */
-static inline bool copy(struct svio_vdev *dev, uint64_t iova, uint8_t *store, uint32_t len, bool read, struct ahead *a)
+static inline bool copy(struct nm *m, uint64_t iova, uint8_t *store, uint32_t len, bool read, const struct nm_ahead *a)
 {
-	void *host = svio_vdev_dma_ptr(dev, iova, len, read ? SVIO_VDEV_WRITE : SVIO_VDEV_READ);
+	void *host = svio_vdev_dma_ptr(m->dev, iova, len, read ? SVIO_VDEV_WRITE : SVIO_VDEV_READ);
 
 	if (svio_unlikely(!host))
 		return false;
 	if (read) {
-		copy_ahead(host, store, len, a);
-		svio_vdev_dma_mark(dev, iova, len);
+		nm_copy(host, store, len, a, m->movsb);
+		svio_vdev_dma_mark(m->dev, iova, len);
 	} else {
-		copy_ahead(store, host, len, a);
+		nm_copy(store, host, len, a, m->movsb);
 	}
 	return true;
 }
 
 /* The rest of the data behind prp1, from a PRP list (NVMe 1.4 §4.3): the last entry of a full list page points to the next. */
-static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, uint32_t len, bool read)
+static uint16_t copy_list(struct nm *m, uint64_t list, uint8_t *store, uint32_t len, bool read)
 {
 	while (len) {
 		uint32_t slots = (NM_PAGE - (uint32_t)(list & (NM_PAGE - 1))) / 8;
@@ -92,7 +55,7 @@ static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, 
 
 		if (list & 7)
 			return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
-		entry = svio_vdev_dma_ptr(dev, list, (uint64_t)n * 8, SVIO_VDEV_READ);
+		entry = svio_vdev_dma_ptr(m->dev, list, (uint64_t)n * 8, SVIO_VDEV_READ);
 		if (!entry)
 			return GENERAL;
 		if (pages > slots)
@@ -103,9 +66,9 @@ static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, 
 
 			if (prp & (NM_PAGE - 1))
 				return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
-			struct ahead a = { store + part, SVIO_MIN(len - part, NM_PAGE) / SVIO_CACHELINE * SVIO_CACHELINE };
+			struct nm_ahead a = { store + part, SVIO_MIN((len - part) / SVIO_CACHELINE, NM_AHEAD) };
 
-			if (!copy(dev, prp, store, part, read, &a))
+			if (!copy(m, prp, store, part, read, &a))
 				return GENERAL;
 			store += part;
 			len -= part;
@@ -120,8 +83,8 @@ static uint16_t copy_list(struct svio_vdev *dev, uint64_t list, uint8_t *store, 
 	return 0;
 }
 
-/* *work: large transfers count as several commands, since they take as long. */
-static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, struct ahead *a, unsigned int *work)
+/* *moved: bytes, or 0. */
+static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, const struct nm_ahead *a, uint32_t *moved)
 {
 	const struct nm_ns *ns;
 	uint64_t off, prp1, prp2;
@@ -142,20 +105,20 @@ static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, s
 		return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
 	if (first > len)
 		first = len;
-	if (!copy(m->dev, prp1, store, first, read, a))
+	if (!copy(m, prp1, store, first, read, a))
 		return GENERAL;
 	if (first < len) {
 		prp2 = svio_le64_to_cpu(cmd->prp2);
 		if (len - first > NM_PAGE) {
-			*work += len / NM_WORK;
-			status = copy_list(m->dev, prp2, store + first, len - first, read);
+			status = copy_list(m, prp2, store + first, len - first, read);
 		} else if (prp2 & (NM_PAGE - 1)) {
 			return NVME_STATUS_MAKE(NVME_SCT_GENERIC, NVME_SC_PRP_OFFSET) | NVME_STATUS_DNR;
-		} else if (!copy(m->dev, prp2, store + first, len - first, read, a)) {
+		} else if (!copy(m, prp2, store + first, len - first, read, a)) {
 			return GENERAL;
 		}
 		/* A read that goes on by the general path copies again from the start, which changes nothing; so does a write. */
 	}
+	*moved = len;
 	if (read) {
 		m->host_reads++;
 		m->sectors_read += len >> 9;
@@ -166,8 +129,8 @@ static inline uint16_t rw(struct nm *m, const struct nvme_cmd *cmd, bool read, s
 	return status;
 }
 
-/* The blocks of a command that will have its turn soon, up to a page of them. A hint: the host may still change the command. */
-static inline struct ahead blocks_of(const struct nm *m, const struct nvme_cmd *cmd)
+/* The blocks of a command that will have its turn soon, the first of them. A hint: the host may still change the command. */
+static inline struct nm_ahead blocks_of(const struct nm *m, const struct nvme_cmd *cmd)
 {
 	uint32_t nsid = svio_le32_to_cpu(cmd->nsid), nlb = (svio_le32_to_cpu(cmd->cdw12) & 0xffff) + 1;
 	uint64_t lba = svio_le32_to_cpu(cmd->cdw10) | (uint64_t)svio_le32_to_cpu(cmd->cdw11) << 32;
@@ -175,29 +138,58 @@ static inline struct ahead blocks_of(const struct nm *m, const struct nvme_cmd *
 	uint64_t len;
 
 	if (cmd->opcode != NVME_IO_READ || nsid - 1 >= m->nns)
-		return (struct ahead){ NULL, 0 };
+		return (struct nm_ahead){ NULL, 0 };
 	ns = &m->ns[nsid - 1];
 	if (!ns->store.mem || lba >= ns->blocks || nlb > ns->blocks - lba)
-		return (struct ahead){ NULL, 0 };
+		return (struct nm_ahead){ NULL, 0 };
 	len = (uint64_t)nlb << ns->lba_shift;
-	return (struct ahead){ ns->store.mem + (lba << ns->lba_shift), (uint32_t)SVIO_MIN(len, (uint64_t)NM_PAGE) };
+	return (struct nm_ahead){ ns->store.mem + (lba << ns->lba_shift), SVIO_MIN(len / SVIO_CACHELINE, NM_AHEAD) };
 }
 
-/* Post a completion into a ring that we have a pointer to, and in which there is room. */
-static inline void post(struct nm_cq *cq, const struct nm_sq *sq, uint16_t cid, uint16_t status, uint32_t dw0)
-{
-	struct nvme_cqe *e = &cq->ring[cq->tail];
-	uint64_t lo = htole64((uint64_t)dw0);
-	uint64_t hi = htole64((uint64_t)sq->head | (uint64_t)sq->id << 16 | (uint64_t)cid << 32 |
-			      (uint64_t)(uint16_t)(status | cq->phase) << 48);
+/*
+ * Completions that wait to be posted together, at most a cache line of them, of small commands that are there already. The host
+ * looks at that line all the time: each store to it fetches the line back from the host's cache, and the next block's stores wait
+ * behind it.
+ */
+#define CQES_PER_LINE (SVIO_CACHELINE / sizeof(struct nvme_cqe))
+struct posts {
+	uint64_t hi[CQES_PER_LINE];
+	uint32_t n;
+};
 
-	/* The phase tag is in the second half: it must not be seen before the first, nor before the data. */
-	__atomic_store_n((uint64_t *)(void *)e, lo, __ATOMIC_RELAXED);
-	__atomic_store_n((uint64_t *)(void *)e + 1, hi, __ATOMIC_RELEASE);
+/* Into the ring, of which the model has a pointer, before cq->tail. */
+static inline void flush(struct nm_cq *cq, struct posts *w)
+{
+	struct nvme_cqe *e;
+
+	if (!w->n)
+		return;
+	e = &cq->ring[(cq->tail ? cq->tail : cq->size) - w->n];
+	for (uint32_t i = 0; i < w->n; i++, e++) {
+		/* The phase tag is in the second half: it must not be seen before the first, nor before the data. */
+		__atomic_store_n((uint64_t *)(void *)e, 0, __ATOMIC_RELAXED);
+		__atomic_store_n((uint64_t *)(void *)e + 1, w->hi[i], __ATOMIC_RELEASE);
+	}
+	w->n = 0;
+}
+
+/* There is room. */
+static inline void post(struct nm_cq *cq, const struct nm_sq *sq, uint16_t cid, uint16_t status, bool wait, struct posts *w)
+{
+	w->hi[w->n++] = htole64((uint64_t)sq->head | (uint64_t)sq->id << 16 | (uint64_t)cid << 32 |
+				(uint64_t)(uint16_t)(status | cq->phase) << 48);
 	if (++cq->tail == cq->size) {
 		cq->tail = 0;
 		cq->phase ^= NVME_CQE_PHASE;
+		wait = false;
 	}
+	if (!wait || cq->tail % CQES_PER_LINE == 0)
+		flush(cq, w);
+}
+
+static inline uint32_t next_in(const struct nm_sq *sq, uint32_t at)
+{
+	return at + 1 == sq->size ? 0 : at + 1;
 }
 
 /* Out of line, so that what it executes can be counted without the empty looks (test/bench/vfio_user --instructions). */
@@ -206,6 +198,7 @@ static __attribute__((noinline)) unsigned int sq_work(struct nm *m, struct nm_sq
 	struct nm_cq *cq = sq->cq;
 	unsigned int done = 0;
 	uint32_t first_cqe;
+	struct posts w = { .n = 0 };
 	bool posted = false;
 
 	if (svio_unlikely(tail >= sq->size)) {
@@ -221,10 +214,11 @@ static __attribute__((noinline)) unsigned int sq_work(struct nm *m, struct nm_sq
 		cq->ring = svio_vdev_dma_ptr(m->dev, cq->iova, (uint64_t)cq->size * sizeof(struct nvme_cqe), SVIO_VDEV_WRITE);
 	first_cqe = cq->tail;
 	while (sq->head != tail && done < NM_BATCH) {
-		struct ahead a = { NULL, 0 };
+		struct nm_ahead a = { NULL, 0 };
 		struct nvme_cmd cmd;
 		struct nm_req *r;
 		uint16_t status = GENERAL;
+		uint32_t moved = 0;
 
 		if (svio_unlikely(!nm_cq_room(m, cq)))
 			break;
@@ -234,33 +228,46 @@ static __attribute__((noinline)) unsigned int sq_work(struct nm *m, struct nm_sq
 				break;
 			r->step = NM_FETCH;
 			r->dma.iova = sq->iova + (uint64_t)sq->head * sizeof(cmd);
-			sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
+			sq->head = next_in(sq, sq->head);
 			svio__nm_req_run(m, r);
 			done++;
 			continue;
 		}
 		cmd = sq->ring[sq->head]; /* once: the host may change it under us */
 		__asm__ volatile("" ::: "memory");
-		if (!done) { /* nobody has fetched the first one's blocks: a little lead, and the rest as it goes */
+		if (!done) { /* nobody has asked for the first one's blocks */
 			a = blocks_of(m, &cmd);
-			for (unsigned int i = 0; i < LEAD; i++)
-				prefetch_line(&a);
+			for (size_t i = 0; i < NM_LEAD && i < a.lines; i++)
+				__builtin_prefetch(a.p + i * SVIO_CACHELINE);
+			a.lines = 0;
 		}
-		sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
-		if (sq->head != tail)
+		sq->head = next_in(sq, sq->head);
+		if (sq->head == tail) { /* more may have come, whose blocks can be asked for */
+			uint32_t now = nm_db_load(sq->tail_db);
+
+			if (svio_likely(now < sq->size))
+				tail = now;
+		}
+		if (sq->head != tail) {
+			uint32_t after = next_in(sq, sq->head);
+
 			a = blocks_of(m, &sq->ring[sq->head]);
+			if (after != tail)
+				__builtin_prefetch(&sq->ring[after]);
+		}
 		if (svio_likely(!m->nfaults)) {
 			if (cmd.opcode == NVME_IO_READ)
-				status = rw(m, &cmd, true, &a, &done);
+				status = rw(m, &cmd, true, &a, &moved);
 			else if (cmd.opcode == NVME_IO_WRITE)
-				status = rw(m, &cmd, false, &a, &done);
+				status = rw(m, &cmd, false, &a, &moved);
 		}
 		if (svio_likely(status != GENERAL)) {
-			post(cq, sq, svio_le16_to_cpu(cmd.cid), status, 0);
+			post(cq, sq, svio_le16_to_cpu(cmd.cid), status, moved <= NM_PAGE, &w);
 			posted = true;
-			done++;
+			done += 1 + moved / NM_WORK;
 			continue;
 		}
+		flush(cq, &w); /* what follows posts by itself */
 		r = svio__nm_req_get(m, sq);
 		if (!r) { /* all busy: this command waits in the ring */
 			sq->head = sq->head == 0 ? sq->size - 1 : sq->head - 1;
@@ -272,6 +279,7 @@ static __attribute__((noinline)) unsigned int sq_work(struct nm *m, struct nm_sq
 		done += 1 + r->len / NM_WORK;
 	}
 	if (posted) {
+		flush(cq, &w);
 		if (cq->ring) {
 			/* The dirty log is of pages: once per batch, twice when the ring has wrapped. */
 			if (cq->tail > first_cqe) {
