@@ -208,18 +208,18 @@ static int spans_of(struct spans *s, const struct svio_dirty *set, uint64_t addr
 	return rc;
 }
 
-static int collect_cpu(const struct dirty_cpu *cpu, const struct dirty_span *v, size_t n, uint64_t *unseen)
+static int collect_cpu(const struct dirty_cpu *cpu, const struct dirty_span *v, size_t n, bool last, uint64_t *unseen)
 {
 	struct spans all = { 0 };
 	int rc = 0;
 
 	if (!cpu->global)
-		return cpu->collect(v, n, found_by_cpu, NULL, unseen);
+		return cpu->collect(v, n, last, found_by_cpu, NULL, unseen);
 	for (const struct svio_dirty *set = sets; set && rc == 0; set = set->next)
 		if (set->cpu)
 			rc = spans_of(&all, set, set->addr, set->len);
 	if (rc == 0)
-		rc = cpu->collect(all.v, all.n, found_by_cpu, NULL, unseen);
+		rc = cpu->collect(all.v, all.n, last, found_by_cpu, NULL, unseen);
 	free(all.v);
 	return rc;
 }
@@ -241,13 +241,13 @@ void svio__dirty_unmapping(struct dirty_as *as, const struct dirty_seg *seg)
 		svio__dirty_as_touch(as);
 		svio__dirty_table_collect(&span, found_in_table, NULL);
 	}
-	if (!cpu || collect_cpu(cpu, &span, 1, &unseen) == 0)
+	if (!cpu || collect_cpu(cpu, &span, 1, false, &unseen) == 0)
 		return;
 	svio_log_warn("%s: memory that is unmapped now counts as written", svio_last_error());
 	found_by_cpu(NULL, seg->va, seg->len);
 }
 
-static int collect(struct svio_dirty *set, uint64_t addr, uint64_t len)
+static int collect(struct svio_dirty *set, uint64_t addr, uint64_t len, bool last)
 {
 	struct spans s = { 0 };
 	uint64_t unseen = 0;
@@ -277,7 +277,7 @@ static int collect(struct svio_dirty *set, uint64_t addr, uint64_t len)
 		}
 	}
 	if (set->cpu)
-		rc = collect_cpu(set->cpu, s.v, s.n, &unseen);
+		rc = collect_cpu(set->cpu, s.v, s.n, last, &unseen);
 	set->unseen = unseen;
 out:
 	free(s.v);
@@ -462,7 +462,7 @@ int svio_dirty_start(const struct svio_dirty_opts *opts, struct svio_dirty **set
 		for (uint32_t i = 0; i < set->num_as; i++)
 			svio__dirty_as_cover(set->as[i]);
 		/* Once, so that everything is watched; what lies before does not count, but for others it does. */
-		rc = collect(set, set->addr, set->len);
+		rc = collect(set, set->addr, set->len, false);
 		madvise(set->pending, pending_bytes(set), MADV_DONTNEED);
 		svio__dirty_unlock();
 	}
@@ -510,7 +510,7 @@ static uint64_t take(struct svio_dirty *set, uint64_t first, uint64_t n, uint64_
 	return count;
 }
 
-int svio_dirty_sync(struct svio_dirty *set, uint64_t addr, uint64_t len, uint64_t *bitmap, uint64_t *pages)
+static int sync_range(struct svio_dirty *set, uint64_t addr, uint64_t len, bool last, uint64_t *bitmap, uint64_t *pages)
 {
 	uint64_t page = UINT64_C(1) << set->shift, count = 0;
 	int rc;
@@ -524,7 +524,7 @@ int svio_dirty_sync(struct svio_dirty *set, uint64_t addr, uint64_t len, uint64_
 	sync_addr = addr;
 	sync_len = len;
 	set->coarse = 0;
-	rc = collect(set, addr, len);
+	rc = collect(set, addr, len, last);
 	syncing = NULL;
 	for (uint32_t i = 0; i < set->num_as; i++)
 		if (set->as[i]->lost) {
@@ -537,6 +537,16 @@ int svio_dirty_sync(struct svio_dirty *set, uint64_t addr, uint64_t len, uint64_
 	if (rc == 0 && pages)
 		*pages = count;
 	return rc;
+}
+
+int svio_dirty_sync(struct svio_dirty *set, uint64_t addr, uint64_t len, uint64_t *bitmap, uint64_t *pages)
+{
+	return sync_range(set, addr, len, false, bitmap, pages);
+}
+
+int svio_dirty_last(struct svio_dirty *set, uint64_t addr, uint64_t len, uint64_t *bitmap, uint64_t *pages)
+{
+	return sync_range(set, addr, len, true, bitmap, pages);
 }
 
 /* ---- info ---------------------------------------------------------------------------------------------------- */

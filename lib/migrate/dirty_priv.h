@@ -151,9 +151,10 @@ struct dirty_cpu {
 	void (*close)(void);
 	/*
 	 * Report and clear what was written in the spans; memory that is not watched yet is, and reported whole. *unseen: bytes that
-	 * cannot be watched and are reported whole. A failure half-way loses nothing that was not emitted.
+	 * cannot be watched and are reported whole. A failure half-way loses nothing that was not emitted. last: what costs time only so
+	 * that there can be a next look may be left out; that one then reports at least what it should.
 	 */
-	int (*collect)(const struct dirty_span *spans, size_t n, dirty_emit emit, void *ctx, uint64_t *unseen);
+	int (*collect)(const struct dirty_span *spans, size_t n, bool last, dirty_emit emit, void *ctx, uint64_t *unseen);
 	/* These will not be asked for again. */
 	void (*forget)(const struct dirty_span *span);
 	/* Clearing is for the whole process: collect() must be given all that anybody watches. */

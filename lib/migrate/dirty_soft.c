@@ -196,12 +196,13 @@ static int read_span(struct reading *r)
 	return 0;
 }
 
-static int soft_collect(const struct dirty_span *spans, size_t n, dirty_emit emit, void *ctx, uint64_t *unseen)
+static int soft_collect(const struct dirty_span *spans, size_t n, bool last, dirty_emit emit, void *ctx, uint64_t *unseen)
 {
 	struct look l = { .spans = spans, .n = n };
 	size_t words = 0, word = 0;
 	int rc;
 
+	(void)last; /* to clear the bits is the smaller part */
 	*unseen = 0;
 	for (size_t i = 0; i < n; i++)
 		words += words_of(&spans[i]);

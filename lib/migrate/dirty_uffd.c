@@ -40,6 +40,10 @@ static const struct scan_kind scan_unregistered = {
 static const struct scan_kind scan_written = {
 	.flags = DIRTY_SCAN_WP_MATCHING, .mask = DIRTY_SCAN_WPALLOWED | DIRTY_SCAN_WRITTEN,
 };
+/* The same without protecting again, which interrupts the other CPUs of the process once for each 2 MiB. */
+static const struct scan_kind scan_written_last = {
+	.mask = DIRTY_SCAN_WPALLOWED | DIRTY_SCAN_WRITTEN,
+};
 static const struct scan_kind scan_none = {
 	.flags = DIRTY_SCAN_WP_MATCHING, .inverted = DIRTY_SCAN_PRESENT | DIRTY_SCAN_SWAPPED,
 	.mask = DIRTY_SCAN_WPALLOWED | DIRTY_SCAN_PRESENT | DIRTY_SCAN_SWAPPED,
@@ -189,7 +193,7 @@ static void unregistered(void *ctx, uint64_t va, uint64_t len)
 	e->end = va + len;
 }
 
-static int uffd_collect(const struct dirty_span *spans, size_t n, dirty_emit emit, void *ctx, uint64_t *unseen)
+static int uffd_collect(const struct dirty_span *spans, size_t n, bool last, dirty_emit emit, void *ctx, uint64_t *unseen)
 {
 	int rc = 0;
 
@@ -202,7 +206,7 @@ static int uffd_collect(const struct dirty_span *spans, size_t n, dirty_emit emi
 		if (e.va != e.end)
 			svio__dirty_each_vma(e.va, e.end, enrol_vma, &e);
 		if (rc == 0)
-			rc = scan(&scan_written, va, end, emit, ctx);
+			rc = scan(last ? &scan_written_last : &scan_written, va, end, emit, ctx);
 		if (rc == 0 && !none_is_written)
 			rc = scan(&scan_none, va, end, emit, ctx);
 	}

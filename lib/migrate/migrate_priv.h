@@ -278,7 +278,7 @@ void svio__mg_share_end(struct mg_move *x);
 /* ---- precopy.c --------------------------------------------------------------------------------------- */
 
 int svio__mg_track_start(struct mg_move *x);
-int svio__mg_track_sync(struct mg_move *x, uint64_t *dirty_pages); /* adds to every area's dirty bits */
+int svio__mg_track_sync(struct mg_move *x, bool last, uint64_t *dirty_pages); /* adds to every area's dirty bits */
 void svio__mg_track_stop(struct mg_move *x);
 int svio__mg_precopy(struct mg_move *x);
 /* Everything that is marked; bits are cleared as they are sent. */

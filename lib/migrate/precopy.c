@@ -9,6 +9,8 @@
 
 #define ZERO_RUNS   4096u
 #define PACE_SLICE_NS UINT64_C(50000000)
+#define FEW	    64u	 /* pages: to send them is less than all the rest of the stop */
+#define MANY	    4096u /* pages, from which a speed can be told */
 #define NO_PROGRESS 8u	 /* rounds in a row that did not reduce what is left */
 #define BANDWIDTH_GUESS UINT64_C(100000000) /* until something was sent */
 #define THROTTLE_STEP 20u
@@ -222,10 +224,24 @@ static int no_convergence(struct mg_move *x, const struct svio_migrate_round *r)
 			 x->report->dirty_rate >> 20, x->report->bandwidth >> 20);
 }
 
+/* A round of few pages, or of zeroes, says little about the speed: it is mostly the way there and back. */
+static void estimate(struct svio_migrate_report *rep, const struct svio_migrate_round *r)
+{
+	uint64_t real = r->pages - r->zero_pages;
+	uint64_t seen = (uint64_t)((double)(real * MG_PAGE) * 1e9 / (double)SVIO_MAX(r->ns, UINT64_C(1000)));
+
+	if (real >= MANY || (real >= FEW && !rep->bandwidth))
+		rep->bandwidth = seen;
+	else if (real >= FEW)
+		rep->bandwidth = SVIO_MAX(seen, rep->bandwidth / 2);
+	else if (!rep->bandwidth)
+		rep->bandwidth = BANDWIDTH_GUESS;
+}
+
 static int one_round(struct mg_move *x, struct svio_migrate_round *r)
 {
 	struct svio_migrate_in in;
-	uint64_t start = svio_now_ns(), length, per_page, real;
+	uint64_t start = svio_now_ns(), length, per_page;
 	int rc;
 
 	*r = (struct svio_migrate_round){ 0 };
@@ -238,22 +254,28 @@ static int one_round(struct mg_move *x, struct svio_migrate_round *r)
 		rc = svio__mg_expect(&x->stream, MG_ROUND_OK, &in);
 	r->ns = svio_now_ns() - start;
 	if (rc == 0)
-		rc = svio__mg_track_sync(x, &r->dirty_pages);
+		rc = svio__mg_track_sync(x, false, &r->dirty_pages);
 	if (rc)
 		return rc;
 	length = SVIO_MAX(svio_now_ns() - start, UINT64_C(1000));
-	/* A round of few pages, or of zeroes, says little about the speed: it is mostly the way there and back. */
-	real = r->pages - r->zero_pages;
-	if (real >= 64)
-		x->report->bandwidth = (uint64_t)((double)(real * MG_PAGE) * 1e9 / (double)SVIO_MAX(r->ns, UINT64_C(1000)));
-	else if (!x->report->bandwidth)
-		x->report->bandwidth = BANDWIDTH_GUESS;
+	estimate(x->report, r);
 	x->report->dirty_rate = (uint64_t)((double)(r->dirty_pages * MG_PAGE) * 1e9 / (double)length);
 	per_page = x->report->bandwidth ? (uint64_t)(1e9 * (double)MG_PAGE / (double)x->report->bandwidth) : 0;
 	r->expected_ns = r->dirty_pages * per_page;
 	x->report->rounds++;
 	svio__mg_phase(x, SVIO_MIGRATE_PRECOPY);
 	return 0;
+}
+
+/*
+ * Little enough is left to stop for it. But a round that left less than half of what it sent is worth another one, which is shorter, and
+ * so is the stop after it.
+ */
+static bool is_time_to_stop(const struct mg_move *x, const struct svio_migrate_round *r)
+{
+	if (r->expected_ns > x->opts.max_downtime_ms * UINT64_C(1000000))
+		return false;
+	return r->dirty_pages <= FEW || r->dirty_pages > r->pages / 2 || x->report->rounds >= x->opts.max_rounds;
 }
 
 int svio__mg_precopy(struct mg_move *x)
@@ -268,7 +290,7 @@ int svio__mg_precopy(struct mg_move *x)
 		struct svio_migrate_round *r = &x->report->round[x->report->rounds];
 
 		rc = one_round(x, r);
-		if (rc || r->expected_ns <= x->opts.max_downtime_ms * UINT64_C(1000000))
+		if (rc || is_time_to_stop(x, r))
 			break;
 		idle = r->dirty_pages < best - best / 16 ? 0 : idle + 1;
 		best = SVIO_MIN(best, r->dirty_pages);

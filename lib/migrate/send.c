@@ -204,7 +204,7 @@ static int stop_and_copy(struct mg_move *x)
 	int rc;
 
 	*r = (struct svio_migrate_round){ 0 };
-	rc = svio__mg_track_sync(x, &dirty);
+	rc = svio__mg_track_sync(x, true, &dirty);
 	if (rc == 0)
 		rc = svio__mg_send_dirty(x, r, false);
 	if (rc == 0)

@@ -102,6 +102,13 @@ int svio_dirty_start(const struct svio_dirty_opts *opts, struct svio_dirty **set
  */
 int svio_dirty_sync(struct svio_dirty *set, uint64_t addr, uint64_t len, uint64_t *bitmap, uint64_t *pages);
 
+/*
+ * The same, when nothing will be asked afterwards, as in a process that was stopped to be copied. Memory need not be write protected again, which
+ * is most of a sync's time where other threads of the process run (test/bench/bench_dirty). A sync that comes nevertheless, of this set or
+ * another of the same memory, reports what it should, and perhaps what this one has reported.
+ */
+int svio_dirty_last(struct svio_dirty *set, uint64_t addr, uint64_t len, uint64_t *bitmap, uint64_t *pages);
+
 /* End; NULL is fine. What has not been fetched is forgotten. */
 void svio_dirty_stop(struct svio_dirty *set);
 

@@ -39,19 +39,21 @@ int svio__mg_track_start(struct mg_move *x)
 	return 0;
 }
 
-static int sync_area(struct svio_migrate_area *a)
+static int sync_area(struct svio_migrate_area *a, bool last)
 {
+	if (a->set && last)
+		return svio_dirty_last(a->set, (uint64_t)(uintptr_t)a->base, a->bytes, a->dirty, NULL);
 	if (a->set)
 		return svio_dirty_sync(a->set, (uint64_t)(uintptr_t)a->base, a->bytes, a->dirty, NULL);
 	svio_bitmap_set_range(a->dirty, 0, a->bytes / MG_PAGE);
 	return 0;
 }
 
-int svio__mg_track_sync(struct mg_move *x, uint64_t *dirty_pages)
+int svio__mg_track_sync(struct mg_move *x, bool last, uint64_t *dirty_pages)
 {
 	*dirty_pages = 0;
 	for (struct svio_migrate_area *a = x->m->areas; a; a = a->next) {
-		int rc = sync_area(a);
+		int rc = sync_area(a, last);
 
 		if (rc)
 			return svio_fail_prefix(rc, "area %s", a->name);

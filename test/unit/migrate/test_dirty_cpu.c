@@ -177,6 +177,45 @@ static void test_two(void)
 	svio_dirty_stop(NULL);
 }
 
+/* The last look names what a sync would, and takes nothing from those that come all the same. */
+static void test_last(void)
+{
+	uint8_t *p = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct svio_dirty *a, *b;
+	uint64_t pages = 0;
+
+	if (!can())
+		return;
+	madvise(p, LEN, MADV_NOHUGEPAGE);
+	memset(p, 1, LEN);
+	a = begin(p, LEN, 0);
+	b = begin(p, LEN, 0);
+	p[3 * PAGE] = 2;
+	CU_ASSERT_EQUAL(sync_(b, p, LEN), 1); /* kept for a */
+	p[700 * PAGE] = 2;
+	CU_ASSERT_EQUAL(madvise(p + 40 * PAGE, 2 * PAGE, MADV_DONTNEED), 0);
+	CU_ASSERT_PTR_EQUAL(mmap(p + 80 * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), p + 80 * PAGE);
+	memset(bits, 0, sizeof(bits));
+	svio_bitmap_set(bits, 1000); /* bits are added */
+	CU_ASSERT_EQUAL(svio_dirty_last(a, (uintptr_t)p, LEN, bits, &pages), 0);
+	CU_ASSERT_EQUAL(pages, 5);
+	CU_ASSERT_EQUAL(svio_bitmap_weight(bits, PAGES), 6);
+	CU_ASSERT_TRUE(is(3) && is(700) && is(40) && is(41) && is(80) && is(1000));
+	p[9 * PAGE] = 2;
+	p[700 * PAGE] = 3;
+	CU_ASSERT_TRUE(sync_(a, p, LEN) >= 2);
+	CU_ASSERT_TRUE(is(9) && is(700) && !is(8));
+	CU_ASSERT_TRUE(sync_(b, p, LEN) >= 5);
+	CU_ASSERT_TRUE(is(9) && is(700) && is(40) && is(41) && is(80) && !is(8));
+	CU_ASSERT_EQUAL(sync_(a, p, LEN), 0); /* watched again */
+	p[9 * PAGE] = 4;
+	CU_ASSERT_EQUAL(sync_(a, p, LEN), 1);
+	CU_ASSERT_EQUAL(svio_dirty_last(a, (uintptr_t)p + 1, LEN, bits, &pages), -EINVAL);
+	svio_dirty_stop(a);
+	svio_dirty_stop(b);
+	munmap(p, LEN);
+}
+
 /* hugetlbfs: a store marks its huge page, all of it, and no other. */
 static void test_huge(void)
 {
@@ -265,6 +304,7 @@ int main(void)
 		{ "private, shared, of a file: written, read, written by the kernel", test_kinds },
 		{ "mappings that are dropped, replaced, moved, or given access", test_changes },
 		{ "two sets over the same memory", test_two },
+		{ "the last look", test_last },
 		{ "hugepages", test_huge },
 		{ "what is refused; nothing is left behind", test_refused },
 		{ NULL, NULL },
