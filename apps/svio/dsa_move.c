@@ -6,6 +6,7 @@
 #include <time.h>
 #include "dsa_move.h"
 #include "dsa_session.h"
+#include "move_stage.h"
 #include "rate.h"
 #include "svio_pci.h"
 
@@ -61,6 +62,11 @@ static void destroy_queues(struct run *r)
 	}
 }
 
+static void stage_of(struct run *r, const char *stage)
+{
+	move_stage(r->s.dev, NULL, NULL, stage);
+}
+
 /* ---- the part -------------------------------------------------------------------------------------------------------- */
 
 static int describe(void *ctx, struct svio_migrate_record *mine, const struct svio_migrate_record *source)
@@ -104,14 +110,20 @@ static int let_go(void *ctx, uint32_t version, struct svio_migrate_in *in)
 static int quiesce(void *ctx)
 {
 	struct run *r = ctx;
+	int rc;
 
 	dsa_work_stop(r->work);
+	stage_of(r, "frozen");
 	if (dsa_work_failed(r->work))
 		return svio_fail(EBUSY, "the run has failed: there is nothing sound to be moved");
-	if (!r->args.by_state)
-		return svio_dsa_quiesce(r->s.dsa);
-	svio_dsa_state_quiesce(r->s.dsa);
-	return 0;
+	if (r->args.by_state) {
+		svio_dsa_state_quiesce(r->s.dsa);
+		return 0;
+	}
+	rc = svio_dsa_quiesce(r->s.dsa);
+	if (rc == 0)
+		stage_of(r, "held");
+	return rc;
 }
 
 static int save(void *ctx, struct svio_migrate_buf *out)
@@ -134,14 +146,16 @@ static int save(void *ctx, struct svio_migrate_buf *out)
 	svio_migrate_put_u32(out, r->s.bond->pasid);
 	dsa_work_save(r->work, out);
 	if (r->args.by_state)
-		return svio_dsa_state_save(r->s.dsa, r->wqs, queues, &move, out);
-	for (uint32_t i = 0; i < queues && rc == 0; i++) {
+		rc = svio_dsa_state_save(r->s.dsa, r->wqs, queues, &move, out);
+	for (uint32_t i = 0; !r->args.by_state && i < queues && rc == 0; i++) {
 		rc = svio_dsa_wq_save(r->wqs[i], &move, out, &count);
 		all += rc ? 0 : count;
 	}
 	dsa_work_get_result(r->work, &result);
-	if (rc == 0 && all != result.inflight)
+	if (rc == 0 && !r->args.by_state && all != result.inflight)
 		rc = svio_fail(EIO, "%" PRIu64 " operations in flight, and %" PRIu32 " in the driver's ledger", result.inflight, all);
+	if (rc == 0)
+		stage_of(r, "saved");
 	return rc;
 }
 
@@ -193,6 +207,7 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 	int rc;
 
 	(void)version;
+	stage_of(r, "loading");
 	r->ran_ns = svio_migrate_get_u64(in);
 	r->args.time_ms = svio_migrate_get_u64(in);
 	r->moves = svio_migrate_get_u64(in);
@@ -216,6 +231,7 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 		return svio_fail(-rc, "%s", why);
 	}
 	dsa_work_set_queues(r->work, r->wqs);
+	stage_of(r, "loaded");
 	return 0;
 }
 
@@ -233,6 +249,7 @@ static void resume(void *ctx, enum svio_migrate_side side)
 		cli_error("cannot start again: %s", svio_last_error());
 		r->failed = true;
 	}
+	stage_of(r, side == SVIO_MIGRATE_TARGET ? "running" : "back");
 }
 
 static void discard(void *ctx, enum svio_migrate_side side)
@@ -250,9 +267,13 @@ static void discard(void *ctx, enum svio_migrate_side side)
 static void round_ended(void *ctx, uint32_t round)
 {
 	struct run *r = ctx;
+	char stage[24] = "before";
 
 	if (round == 0)
 		rate_begin(&r->rate, dsa_work_completed(r->work));
+	else
+		snprintf(stage, sizeof(stage), "round%" PRIu32, round);
+	stage_of(r, stage);
 }
 
 static void throttle(void *ctx, unsigned int percent)

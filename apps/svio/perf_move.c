@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include "move_peer.h"
+#include "move_stage.h"
 #include "perf_ballast.h"
 #include "perf_run.h"
-#include "perf_stage.h"
 #include "rate.h"
 
 #define AREA	    "perf"
@@ -28,6 +28,16 @@ struct perf_move {
 	struct rate rate; /* before anybody slowed it down */
 	bool gone;
 };
+
+static int reset_controller(void *ctx)
+{
+	return svio_nvme_reset(((struct perf_run *)ctx)->session.nvme);
+}
+
+static void stage_of(struct perf_run *r, const char *stage)
+{
+	move_stage(r->session.dev, reset_controller, r, stage);
+}
 
 /* ---- the part -------------------------------------------------------------------------------------------- */
 
@@ -145,12 +155,12 @@ static int quiesce(void *ctx)
 	struct perf_run *r = ((struct perf_move *)ctx)->run;
 	int rc = r->args.way == PERF_BY_STATE ? freeze_ready(r->perf, r->session.nvme) : perf_freeze(r->perf);
 
-	perf_stage(r, "frozen");
+	stage_of(r, "frozen");
 	if (rc || r->args.way == PERF_BY_STATE)
 		return rc;
 	rc = svio_nvme_quiesce(r->session.nvme);
 	if (rc == 0)
-		perf_stage(r, "held");
+		stage_of(r, "held");
 	return rc;
 }
 
@@ -178,7 +188,7 @@ static int save(void *ctx, struct svio_migrate_buf *out)
 	svio_migrate_put_u64(out, r->out.stats.timeouts + s.timeouts);
 	rc = perf_save(r->perf, a->way, r->session.nvme, out);
 	if (rc == 0)
-		perf_stage(r, "saved");
+		stage_of(r, "saved");
 	return rc;
 }
 
@@ -192,7 +202,7 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 	uint32_t policy;
 	int rc;
 
-	perf_stage(r, "loading");
+	stage_of(r, "loading");
 	r->ran_ns = svio_migrate_get_u64(in);
 	r->args.seconds = svio_migrate_get_u32(in);
 	r->args.min_ios = svio_migrate_get_u64(in);
@@ -222,7 +232,7 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 		r->args.config = *perf_get_config(r->perf);
 		r->out.lba_size = r->ns.lba_size;
 		r->out.nsid = r->ns.nsid;
-		perf_stage(r, "loaded");
+		stage_of(r, "loaded");
 	}
 	return rc;
 }
@@ -244,7 +254,7 @@ static void round_ended(void *ctx, uint32_t round)
 		rate_begin(&move->rate, completions(move->run->perf));
 	else
 		snprintf(stage, sizeof(stage), "round%" PRIu32, round);
-	perf_stage(move->run, stage);
+	stage_of(move->run, stage);
 }
 
 static void throttle(void *ctx, unsigned int percent)
@@ -269,7 +279,7 @@ static void resume(void *ctx, enum svio_migrate_side side)
 	if (rc)
 		cli_error("cannot start again: %s", svio_last_error());
 	r->received = side == SVIO_MIGRATE_TARGET;
-	perf_stage(r, r->received ? "running" : "back");
+	stage_of(r, r->received ? "running" : "back");
 }
 
 static void discard(void *ctx, enum svio_migrate_side side)

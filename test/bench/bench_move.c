@@ -21,7 +21,7 @@
 #include <unistd.h>
 #include "svio_migrate.h"
 
-#define PIECE (UINT64_C(256) << 10)
+#define PIECE (UINT64_C(512) << 10)
 
 static char address[128];
 

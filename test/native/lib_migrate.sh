@@ -49,7 +49,7 @@ end_servers()
 }
 # device NAME: of a server, or sim:… as it is
 device() { case $1 in sim:*) echo "$1" ;; *) echo "user:$dir/$1.sock" ;; esac; }
-# What shall happen at which point of a move (apps/svio/perf_stage.h), of the source and of the target.
+# What shall happen at which point of a move (apps/svio/move_stage.h), of the source and of the target.
 at="" at_target=""
 # moving NAME COMMAND...: a run that can move; in $source
 moving()
@@ -57,7 +57,7 @@ moving()
 	local name=$1
 	shift
 	rm -f "$dir/$name.ctl" "$dir/$name.mig" # of one that was killed
-	background "$name" env ${at:+"SVIO_PERF_AT=$at"} "$svio" "$@" --json --migratable="$dir/$name.ctl"
+	background "$name" env ${at:+"SVIO_MOVE_AT=$at"} "$svio" "$@" --json --migratable="$dir/$name.ctl"
 	source=$bg
 	wait_for "[ -S $dir/$name.ctl ] || ! running $bg" && [ -S "$dir/$name.ctl" ] || { cat "$dir/$name.err"; return 1; }
 }
@@ -74,7 +74,7 @@ target()
 	local name=$1 device=$2
 	shift 2
 	rm -f "$dir/$name.ctl" "$dir/$name.mig"
-	background "$name" env ${at_target:+"SVIO_PERF_AT=$at_target"} "$svio" migrate listen --device "$(device "$device")" \
+	background "$name" env ${at_target:+"SVIO_MOVE_AT=$at_target"} "$svio" migrate listen --device "$(device "$device")" \
 		--addr "unix:$dir/$name.mig" --json --control "$dir/$name.ctl" "$@"
 	target=$bg
 	wait_for "[ -S $dir/$name.mig ] || ! running $bg" && [ -S "$dir/$name.mig" ] || { cat "$dir/$name.err"; return 1; }

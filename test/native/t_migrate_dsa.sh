@@ -87,6 +87,63 @@ target_dies()
 	good dies "$source" && finish_run dies_2 && good dies_2 "$target" && judge "$dir/dies_2.out" "${sound[@]}" 'moves == 1'
 }
 
+# ---- devices that fail in the middle of a move (apps/svio/move_stage.h) -------------------------------------------
+
+said() { grep -q "test: $1$" "$dir/$2.err" || { echo "$1 did not happen"; cat "$dir/$2.err"; return 1; }; }
+# disturbed WAY AT AT_TARGET: it moves; or it says why not, goes on, and moves to another target. Exactly one runs, and every result is right.
+disturbed()
+{
+	local way=$1 last=fault_t
+	at=$2 at_target=$3
+	source fault "user:$dir/a.sock" --by "$way" && target fault_t b --by "$way" || return 1
+	local first=$target
+	if send fault "unix:$dir/fault_t.mig" --timeout 4000; then
+		[ -z "$at_target" ] || said "$at_target" fault_t || return 1
+	else
+		judge "$dir/send.json" 'not r["ok"]' 'phase == "failed"' 'len(error) > 10' || return 1
+		at="" at_target="" last=again
+		target again c_ok --by "$way" && send fault "unix:$dir/again.mig" || { cat "$dir/send.err" "$dir/fault.err"; return 1; }
+	fi
+	[ -z "$2" ] || said "${2%%,*}" fault || return 1
+	at="" at_target=""
+	good fault "$source" && finish_run "$last" && good "$last" "$target" && judge "$dir/$last.out" "${sound[@]}" 'moves == 1' || return 1
+	! running "$first" || kill -TERM "$(child "$first")"
+}
+fresh()
+{
+	end_servers a b
+	serving a "$slow" && serving b "$slow"
+}
+# unplugged WHO STAGE WAY: the model of the source or of the target dies there, and not before
+unplugged()
+{
+	local who=$1 way=$3 point=$dir/point gone=a
+	at="" at_target=""
+	[ $who = source ] && at=$2:wait=$point || { at_target=$2:wait=$point; gone=b; }
+	source gone "user:$dir/a.sock" --by "$way" && target gone_t b --by "$way" || return 1
+	at="" at_target=""
+	send gone "unix:$dir/gone_t.mig" --timeout 4000 &
+	local sender=$! moved=true
+	wait_for "[ -e $point ] || ! running $sender" && [ -e "$point" ] || { echo "the point did not come"; return 1; }
+	kill -KILL "$(child "${servers[$gone]}")"
+	wait "${servers[$gone]}" 2>/dev/null
+	unset "servers[$gone]"
+	rm -f "$point"
+	wait $sender || moved=false
+	if $moved; then # all that the source's device had to say was heard
+		[ $who = source ] || { echo "it moved to a device that is gone"; return 1; }
+		good gone "$source" && finish_run gone_t && good gone_t "$target" && judge "$dir/gone_t.out" "${sound[@]}" 'moves == 1'
+	elif [ $who = source ]; then # nobody can go on; it says so, and no result is wrong or came twice
+		local rc=0
+		wait "$source" || rc=$?
+		complaints "$dir/gone.err" || return 1
+		[ $rc = 1 ] && judge "$dir/gone.out" 'not r["ok"]' 'wrong == 0' 'doubled == 0' 'moves == 0'
+	else
+		serving b "$slow" && target again b --by "$way" && send gone "unix:$dir/again.mig" || { cat "$dir/send.err" "$dir/gone.err"; return 1; }
+		good gone "$source" && finish_run again && good again "$target" && judge "$dir/again.out" "${sound[@]}" 'moves == 1'
+	fi
+}
+
 check "migrate dsa: servers start" eval 'serving a $slow && serving b $slow && serving c $slow,nopasid && serving d $slow,nopasid'
 test_of "migrate dsa: plain pointers, $moves moves in a row, there and back; every result is checked" \
 	many_moves native driver "$moves" a b 'requeued > 0' 'mode == "native"'
@@ -98,5 +155,18 @@ test_of "migrate dsa: between models in the processes themselves" within
 test_of "migrate dsa: what does not fit is refused with its fields" refused
 test_of "migrate dsa: what does not converge, slowed down, moves" throttled
 test_of "migrate dsa: the target is killed while it receives; the source goes on, and moves elsewhere" target_dies
+serving c_ok "$slow"
+for way in driver state; do
+	for stage in before frozen saved; do
+		test_of "migrate dsa: by $way, the source's device is reset: $stage" disturbed $way $stage:reset ""
+	done
+	test_of "migrate dsa: by $way, the source's device is disabled while it is saved, and comes back" disturbed $way frozen:off,back:on ""
+	for stage in loading loaded running; do
+		test_of "migrate dsa: by $way, the target's device is reset: $stage" disturbed $way "" $stage:reset
+	done
+	for who in "source frozen" "source saved" "target loading" "target loaded"; do
+		test_of "migrate dsa: by $way, unplugged: $who" eval "fresh && unplugged $who $way"
+	done
+done
 end_servers
 exit $failed

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # Devices that are reset, disabled or unplugged in the middle of a move, at each of its stages; Ctrl-C on each side; a target without
-# memory. In every case exactly one side runs, and every block verifies. Stages: apps/svio/perf_stage.h.
+# memory. In every case exactly one side runs, and every block verifies. Stages: apps/svio/move_stage.h.
 #
 #	t_migrate_faults.sh [all]
 #

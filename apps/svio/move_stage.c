@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "perf_run.h"
-#include "perf_stage.h"
+#include "cli.h"
+#include "move_stage.h"
+#include "svio_vfio.h"
 
 /* PCI command register: PCIe 5.0 §7.5.1.1.3. */
 #define PCI_COMMAND	   0x04
@@ -34,23 +35,23 @@ static int wait_for_others(const char *path)
 	return 0;
 }
 
-static int act(struct perf_run *r, const char *action)
+static int act(struct svio_device *dev, int (*controller)(void *ctx), void *ctx, const char *action)
 {
 	if (strcmp(action, "reset") == 0)
-		return svio_device_reset(r->session.dev);
-	if (strcmp(action, "controller") == 0)
-		return svio_nvme_reset(r->session.nvme);
+		return svio_device_reset(dev);
+	if (strcmp(action, "controller") == 0 && controller)
+		return controller(ctx);
 	if (strcmp(action, "off") == 0 || strcmp(action, "on") == 0)
-		return decode(r->session.dev, action[1] == 'n');
+		return decode(dev, action[1] == 'n');
 	if (strncmp(action, "wait=", 5) == 0)
 		return wait_for_others(action + 5);
-	return svio_fail(EINVAL, "SVIO_PERF_AT: no such action");
+	return svio_fail(EINVAL, "SVIO_MOVE_AT: no such action");
 }
 
-void perf_stage(struct perf_run *r, const char *stage)
+void move_stage(struct svio_device *dev, int (*controller)(void *ctx), void *ctx, const char *stage)
 {
 	static unsigned int done; /* a bit for each of the list */
-	const char *list = getenv("SVIO_PERF_AT");
+	const char *list = getenv("SVIO_MOVE_AT");
 	char *copy, *save = NULL;
 	unsigned int i = 0;
 
@@ -64,7 +65,7 @@ void perf_stage(struct perf_run *r, const char *stage)
 			continue;
 		done |= 1u << i;
 		fprintf(stderr, "svio: test: %s\n", one);
-		if (act(r, action + 1))
+		if (act(dev, controller, ctx, action + 1))
 			fprintf(stderr, "svio: test: %s: %s\n", one, svio_last_error());
 	}
 	free(copy);
