@@ -147,10 +147,11 @@ static inline struct nm_ahead blocks_of(const struct nm *m, const struct nvme_cm
 }
 
 /*
- * Completions that wait to be posted together, at most a cache line of them, of small commands that are there already. The host
- * looks at that line all the time: each store to it fetches the line back from the host's cache, and the next block's stores wait
- * behind it.
+ * Completions that wait to be posted together, at most a cache line of them. The host looks at that line all the time: each store to it
+ * fetches the line back from the host's cache, and the next block's stores wait behind it. Only of small commands, and only while so many
+ * more are there that the host need not be told to keep us busy: else it would wait for us, and then we for it.
  */
+#define PLENTY (2 * CQES_PER_LINE)
 #define CQES_PER_LINE (SVIO_CACHELINE / sizeof(struct nvme_cqe))
 struct posts {
 	uint64_t hi[CQES_PER_LINE];
@@ -190,6 +191,11 @@ static inline void post(struct nm_cq *cq, const struct nm_sq *sq, uint16_t cid, 
 static inline uint32_t next_in(const struct nm_sq *sq, uint32_t at)
 {
 	return at + 1 == sq->size ? 0 : at + 1;
+}
+
+static inline uint32_t waiting(const struct nm_sq *sq, uint32_t tail)
+{
+	return tail >= sq->head ? tail - sq->head : tail + sq->size - sq->head;
 }
 
 /* Out of line, so that what it executes can be counted without the empty looks (test/bench/vfio_user --instructions). */
@@ -262,7 +268,7 @@ static __attribute__((noinline)) unsigned int sq_work(struct nm *m, struct nm_sq
 				status = rw(m, &cmd, false, &a, &moved);
 		}
 		if (svio_likely(status != GENERAL)) {
-			post(cq, sq, svio_le16_to_cpu(cmd.cid), status, moved <= NM_PAGE, &w);
+			post(cq, sq, svio_le16_to_cpu(cmd.cid), status, moved <= NM_PAGE && waiting(sq, tail) >= PLENTY, &w);
 			posted = true;
 			done += 1 + moved / NM_WORK;
 			continue;
