@@ -126,14 +126,28 @@ static int quiesce(void *ctx)
 	return rc;
 }
 
+static int save_queues(struct run *r, const struct svio_dsa_move *move, struct svio_migrate_buf *out)
+{
+	struct dsa_work_result result;
+	uint32_t count, all = 0;
+	int rc = 0;
+
+	for (uint32_t i = 0; i < r->args.work.queues && rc == 0; i++) {
+		rc = svio_dsa_wq_save(r->wqs[i], move, out, &count);
+		all += rc ? 0 : count;
+	}
+	dsa_work_get_result(r->work, &result);
+	if (rc == 0 && all != result.inflight)
+		rc = svio_fail(EIO, "%" PRIu64 " operations in flight, and %" PRIu32 " in the driver's ledger", result.inflight, all);
+	return rc;
+}
+
 static int save(void *ctx, struct svio_migrate_buf *out)
 {
 	struct run *r = ctx;
 	struct svio_dsa_move move = dsa_work_move(r->work);
-	uint32_t queues = r->args.work.queues, count, all = 0;
-	struct dsa_work_result result;
 	struct svio_dsa_stats st;
-	int rc = 0;
+	int rc;
 
 	svio_dsa_get_stats(r->s.dsa, &st);
 	svio_migrate_put_u64(out, r->ran_ns + (svio_now_ns() - r->started));
@@ -146,14 +160,9 @@ static int save(void *ctx, struct svio_migrate_buf *out)
 	svio_migrate_put_u32(out, r->s.bond->pasid);
 	dsa_work_save(r->work, out);
 	if (r->args.by_state)
-		rc = svio_dsa_state_save(r->s.dsa, r->wqs, queues, &move, out);
-	for (uint32_t i = 0; !r->args.by_state && i < queues && rc == 0; i++) {
-		rc = svio_dsa_wq_save(r->wqs[i], &move, out, &count);
-		all += rc ? 0 : count;
-	}
-	dsa_work_get_result(r->work, &result);
-	if (rc == 0 && !r->args.by_state && all != result.inflight)
-		rc = svio_fail(EIO, "%" PRIu64 " operations in flight, and %" PRIu32 " in the driver's ledger", result.inflight, all);
+		rc = svio_dsa_state_save(r->s.dsa, r->wqs, r->args.work.queues, &move, out);
+	else
+		rc = save_queues(r, &move, out);
 	if (rc == 0)
 		stage_of(r, "saved");
 	return rc;

@@ -12,6 +12,15 @@
 #endif
 #include "svio_base.h"
 
+/* Sanitizers see only C: gcc tells of them by macros, clang by features. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define NM_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define NM_SANITIZED 1
+#endif
+#endif
+
 /*
  * What comes after the present copy: the beginning of it is fetched meanwhile, and the processor's own prefetching, which ends
  * at each 4 KiB page, finds the rest by itself. Blocks lie all over a namespace that no cache holds, so that a copy that begins
@@ -32,8 +41,7 @@ struct nm_ahead {
  */
 static inline bool nm_movsb_is_fast(void)
 {
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && \
-	!defined(__SANITIZE_THREAD__) /* they see only C */
+#if defined(__x86_64__) && !defined(NM_SANITIZED)
 	unsigned int a, b, c, d;
 
 	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & UINT32_C(1) << 9;

@@ -51,6 +51,8 @@ end_servers()
 device() { case $1 in sim:*) echo "$1" ;; *) echo "user:$dir/$1.sock" ;; esac; }
 # What shall happen at which point of a move (apps/svio/move_stage.h), of the source and of the target.
 at="" at_target=""
+# said STAGE:ACTION NAME: it happened
+said() { grep -q "test: $1$" "$dir/$2.err" || { echo "$1 did not happen"; cat "$dir/$2.err"; return 1; }; }
 # moving NAME COMMAND...: a run that can move; in $source
 moving()
 {

@@ -89,7 +89,6 @@ target_dies()
 
 # ---- devices that fail in the middle of a move (apps/svio/move_stage.h) -------------------------------------------
 
-said() { grep -q "test: $1$" "$dir/$2.err" || { echo "$1 did not happen"; cat "$dir/$2.err"; return 1; }; }
 # disturbed WAY AT AT_TARGET: it moves; or it says why not, goes on, and moves to another target. Exactly one runs, and every result is right.
 disturbed()
 {

@@ -37,8 +37,6 @@ begin()
 more=() more_t=()
 # What the models said, and whether they live: for a test that fails.
 models() { local s; for s in "${!servers[@]}"; do running "${servers[$s]}" || echo "model $s has ended"; done; cat "$dir/a.err" "$dir/b.err"; false; }
-said() { grep -q "test: $1$" "$dir/$2.err" || { echo "$1 did not happen"; cat "$dir/$2.err"; return 1; }; }
-
 # moves AT AT_TARGET [EXPRESSION…]: it moves all the same
 moves()
 {
