@@ -155,6 +155,7 @@ test_of "migrate dsa: what does not converge, slowed down, moves" throttled
 test_of "migrate dsa: the target is killed while it receives; the source goes on, and moves elsewhere" target_dies
 serving c_ok "$slow"
 for way in driver state; do
+	check "migrate dsa: by $way, servers start afresh" fresh # the last test took one away
 	for stage in before frozen saved; do
 		test_of "migrate dsa: by $way, the source's device is reset: $stage" disturbed $way $stage:reset ""
 	done
