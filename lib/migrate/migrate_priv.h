@@ -7,6 +7,7 @@
  *	buf.c		what parts write and read
  *	record.c	facts, and their comparison
  *	stream.c	frames over descriptors
+ *	pages.c		pages in it, with a sum each
  *	share.c		pages that need not go through it
  *	address.c	sockets
  *	lease.c		the file that decides
@@ -69,8 +70,8 @@ struct svio_migrate_area {
 	struct mg_block *blocks; /* sorted */
 	size_t num_blocks, cap_blocks;
 	struct svio_migrate_area *next;
-	/* while it is sent */
-	uint64_t *dirty; /* a bit for each page */
+	/* while it moves: a bit for each page. Source: to be sent; target: what came last has another sum */
+	uint64_t *dirty;
 	struct svio_dirty *set;
 };
 int svio__mg_area_put(struct svio_migrate_area *area, struct svio_migrate_buf *out);
@@ -105,11 +106,11 @@ enum mg_frame {
 	MG_VERDICT,   /* ← differences; none: it fits */
 	MG_LAYOUT,    /* → areas and their blocks */
 	MG_LAYOUT_OK, /* ← */
-	MG_PAGES,     /* → runs of pages, and the pages */
+	MG_PAGES,     /* → runs of pages, sums, and the pages */
 	MG_ZERO,      /* → area, runs of pages */
 	MG_AHEAD,     /* → part, its pre-copy data */
 	MG_ROUND,     /* → end of a round */
-	MG_ROUND_OK,  /* ← all of it has been put in place */
+	MG_ROUND_OK,  /* ← all of it has been put in place, but these runs, which came with another sum */
 	MG_STATE,     /* → part, offset, a piece of its state */
 	MG_PREPARE,   /* → how many pages and state bytes there were */
 	MG_READY,     /* ← */
@@ -129,13 +130,14 @@ enum mg_frame {
 #define MG_FRAME_PAGES 128u /* in one frame: measured over TCP, with 64 to 192 (test/bench/migrate) */
 #define MG_HERE_PAGES  4096u /* named by one frame */
 
-/* A piece of an area: in ZERO frames, and before the pages in PAGES frames. */
+/* A piece of an area: in ZERO, HERE and ROUND_OK frames, and before the pages in PAGES frames. */
 struct mg_run {
 	svio_le32 area, count;
 	svio_le64 first;
 };
+/* PAGES: this, runs, a CRC-32C of each page, pages. */
 struct mg_pages_head {
-	svio_le32 runs, zero;
+	svio_le32 runs, pages;
 };
 _Static_assert(sizeof(struct mg_run) == 16 && sizeof(struct mg_pages_head) == 8, "wire");
 
@@ -150,13 +152,11 @@ struct mg_stream {
 	bool compress;
 	uint64_t tx_bytes, tx_frames;
 	uint8_t *room, *tx, *rx, *plain; /* tx: in room, a page's multiple, with space before it */
-	/*
-	 * Target: where pages go that come unpacked: num pieces for a PAGES frame with this head, -errno explained if it is not sound. They
-	 * are there before the checksum is seen: a stream with one wrong frame comes to nothing, and its areas with it.
-	 */
-	int (*place)(void *x, const struct mg_pages_head *head, const struct mg_run *run, size_t len, struct iovec *piece, int *num);
+	/* Target: where the pages of a frame go, -errno explained if its head is not sound. NULL: no pages are expected. */
+	int (*place)(void *x, const struct mg_pages_head *head, const struct mg_run *run, struct iovec *piece, int *num);
 	void *place_ctx;
-	bool placed; /* the frame that came last */
+	bool placed;			   /* the frame that came last: its pages are there */
+	uint64_t wrong[MG_FRAME_PAGES / 64]; /* … but these are not what their sums are of */
 	void *cctx, *dctx;
 	bool (*stop)(void *ctx);
 	void *ctx;
@@ -165,13 +165,11 @@ struct mg_stream {
 int svio__mg_stream_init(struct mg_stream *s, int in, int out, uint32_t timeout_ms);
 void svio__mg_stream_fini(struct mg_stream *s);
 /*
- * Pages are copied into the frame first: what is checked is what is sent, also if the memory changes meanwhile. Here, up to MG_FRAME_PAGES:
+ * Up to MG_FRAME_PAGES, from where they are. The frame's checksum covers their sums; a page that changes after it was summed arrives as it
+ * is then, and does not fit its sum.
  */
-static inline uint8_t *svio__mg_tx_pages(struct mg_stream *s)
-{
-	return s->tx;
-}
-int svio__mg_tx_runs(struct mg_stream *s, const struct mg_run *run, uint32_t runs, uint32_t pages);
+int svio__mg_tx_pages(struct mg_stream *s, const struct mg_run *run, uint32_t runs, const svio_le32 *sum, uint32_t pages,
+		      const struct iovec *piece);
 /* Any other. */
 int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_t head_len, const void *data, size_t len);
 /*
@@ -230,6 +228,7 @@ struct mg_move {
 	uint64_t shared_bytes; /* of these pages */
 	uint32_t unanswered;   /* source: HERE frames */
 	int there[MG_MAX_AREAS], num_there; /* target: the source's areas */
+	uint64_t wrong_pages;		    /* target: that came with another sum, and not again */
 	uint64_t started, stopped_at;
 	uint64_t pages, state_bytes; /* sent or received, in all */
 	/* pre-copy */
@@ -260,10 +259,17 @@ struct svio_migrate_area *svio__mg_area(const struct svio_migrate *m, uint32_t i
 void svio__mg_drop_areas(struct svio_migrate *m);
 void svio__mg_cancel(struct svio_migrate *m, enum svio_migrate_side side);
 
-/* ---- receive.c --------------------------------------------------------------------------------------- */
+/* ---- pages.c ----------------------------------------------------------------------------------------- */
 
 /* The place of a run of pages, or NULL. */
 uint8_t *svio__mg_place(struct mg_move *x, const struct mg_run *run, uint64_t *bytes);
+/* Target. */
+int svio__mg_place_pages(void *x, const struct mg_pages_head *head, const struct mg_run *run, struct iovec *piece, int *num);
+int svio__mg_take_pages(struct mg_move *x, struct svio_migrate_in *in);
+int svio__mg_take_zeroes(struct mg_move *x, struct svio_migrate_in *in);
+int svio__mg_round_ok(struct mg_move *x);
+/* Source: what ROUND_OK names is to be sent again. */
+int svio__mg_again(struct mg_move *x, struct svio_migrate_in *in);
 
 /* ---- share.c ----------------------------------------------------------------------------------------- */
 

@@ -20,11 +20,14 @@ struct sender {
 	struct mg_move *x;
 	struct svio_migrate_round *round;
 	uint32_t area;
-	/* A frame of pages, or of runs alone. */
-	uint8_t *pages; /* NULL: the target reads them itself */
+	const uint8_t *base;
+	/* A frame of pages, or of runs alone: shared, the target reads them itself. */
+	bool shared;
 	uint32_t count, runs, full;
 	struct mg_run *run;
 	uint64_t first, length; /* the run that grows */
+	struct iovec piece[MG_FRAME_PAGES];
+	svio_le32 sum[MG_FRAME_PAGES];
 	/* A frame of zeroes. */
 	uint32_t zero_runs;
 	struct mg_run *zero_run;
@@ -58,8 +61,11 @@ static struct mg_run run_of(const struct sender *s, uint64_t first, uint64_t cou
 
 static void end_run(struct sender *s)
 {
-	if (s->length)
-		s->run[s->runs++] = run_of(s, s->first, s->length);
+	if (!s->length)
+		return;
+	if (!s->shared)
+		s->piece[s->runs] = (struct iovec){ (uint8_t *)(uintptr_t)s->base + s->first * MG_PAGE, s->length * MG_PAGE };
+	s->run[s->runs++] = run_of(s, s->first, s->length);
 	s->length = 0;
 }
 
@@ -70,7 +76,10 @@ static int flush_pages(struct sender *s)
 	end_run(s);
 	if (!s->count)
 		return 0;
-	rc = s->pages ? svio__mg_tx_runs(&s->x->stream, s->run, s->runs, s->count) : svio__mg_share_pages(s->x, s->run, s->runs, s->count);
+	if (s->shared)
+		rc = svio__mg_share_pages(s->x, s->run, s->runs, s->count);
+	else
+		rc = svio__mg_tx_pages(&s->x->stream, s->run, s->runs, s->sum, s->count, s->piece);
 	s->round->pages += s->count;
 	s->x->pages += s->count;
 	s->count = 0;
@@ -80,7 +89,7 @@ static int flush_pages(struct sender *s)
 	return rc;
 }
 
-/* What is in the frame of pages goes first: they share the buffer. */
+/* What is in the frame of pages goes first. */
 static int flush_zeroes(struct sender *s)
 {
 	int rc = 0;
@@ -109,10 +118,17 @@ static bool is_zero(const uint8_t *p)
 	return p[0] == 0 && memcmp(p, p + 1, MG_PAGE - 1) == 0;
 }
 
-/* It may change while we look at it, or while it is copied: then it is found written at the end of the round, and is sent again. */
-static int send_page(struct sender *s, const uint8_t *base, uint64_t page)
+/* The checksum reads three places of a page at once, which the processor does not foresee: half the time is saved (bench_move). */
+static void prefetch(const uint8_t *page)
 {
-	const uint8_t *from = base + page * MG_PAGE;
+	for (size_t at = 0; at < MG_PAGE; at += 64)
+		__builtin_prefetch(page + at);
+}
+
+/* It may change while we look at it, or until it is sent: then it is found written at the end of the round, and is sent again. */
+static int send_page(struct sender *s, uint64_t page)
+{
+	const uint8_t *from = s->base + page * MG_PAGE;
 	int rc;
 
 	if (is_zero(from)) {
@@ -129,8 +145,8 @@ static int send_page(struct sender *s, const uint8_t *base, uint64_t page)
 		s->zero_count = 1;
 		return rc;
 	}
-	if (s->pages)
-		memcpy(s->pages + s->count * MG_PAGE, from, MG_PAGE);
+	if (!s->shared)
+		s->sum[s->count] = svio_cpu_to_le32(svio_crc32c(0, from, MG_PAGE));
 	if (s->length && page != s->first + s->length)
 		end_run(s);
 	if (!s->length)
@@ -142,13 +158,16 @@ static int send_page(struct sender *s, const uint8_t *base, uint64_t page)
 
 static int send_area(struct sender *s, struct svio_migrate_area *a)
 {
-	uint64_t n = a->bytes / MG_PAGE;
+	uint64_t n = a->bytes / MG_PAGE, next;
 	int rc = 0;
 
-	for (uint64_t page = svio_bitmap_next_set(a->dirty, n, 0); rc == 0 && page < n;
-	     page = svio_bitmap_next_set(a->dirty, n, page + 1)) {
+	s->base = a->base;
+	for (uint64_t page = svio_bitmap_next_set(a->dirty, n, 0); rc == 0 && page < n; page = next) {
 		svio_bitmap_clear(a->dirty, page);
-		rc = send_page(s, a->base, page);
+		next = svio_bitmap_next_set(a->dirty, n, page + 1);
+		if (next < n && !s->shared)
+			prefetch(a->base + next * MG_PAGE);
+		rc = send_page(s, page);
 	}
 	/* Runs are of one area, frames of several. */
 	end_run(s);
@@ -157,13 +176,12 @@ static int send_area(struct sender *s, struct svio_migrate_area *a)
 
 int svio__mg_send_dirty(struct mg_move *x, struct svio_migrate_round *round, bool paced)
 {
-	struct sender s = { .x = x, .round = round, .paced = paced, .fresh = x->report->rounds == 0 };
+	struct sender s = { .x = x, .round = round, .paced = paced, .fresh = x->report->rounds == 0, .shared = x->shared };
 	uint64_t start = svio_now_ns(), bytes = x->stream.tx_bytes;
 	int rc = 0;
 
 	x->pace_from = start;
 	x->pace_bytes = bytes + x->shared_bytes;
-	s.pages = x->shared ? NULL : svio__mg_tx_pages(&x->stream);
 	s.full = x->shared ? MG_HERE_PAGES : MG_FRAME_PAGES;
 	s.run = malloc(s.full * sizeof(*s.run));
 	s.zero_run = malloc(ZERO_RUNS * sizeof(*s.zero_run));
@@ -252,6 +270,8 @@ static int one_round(struct mg_move *x, struct svio_migrate_round *r)
 		rc = svio__mg_tx(&x->stream, MG_ROUND, NULL, 0, NULL, 0);
 	if (rc == 0)
 		rc = svio__mg_expect(&x->stream, MG_ROUND_OK, &in);
+	if (rc == 0)
+		rc = svio__mg_again(x, &in);
 	r->ns = svio_now_ns() - start;
 	if (rc == 0)
 		rc = svio__mg_track_sync(x, false, &r->dirty_pages);

@@ -203,7 +203,8 @@ static int layout(struct mg_move *x)
 		rc = svio__mg_area_get(&in, &room, &a);
 		if (rc)
 			break;
-		rc = svio_migrate_add_area(x->m, a);
+		a->dirty = calloc(SVIO_BITMAP_WORDS(a->bytes / MG_PAGE), sizeof(uint64_t));
+		rc = a->dirty ? svio_migrate_add_area(x->m, a) : svio_fail(ENOMEM, "area %s: out of memory for a bitmap", a->name);
 		if (rc)
 			svio_migrate_area_destroy(a);
 		else
@@ -213,79 +214,6 @@ static int layout(struct mg_move *x)
 	if (rc == 0)
 		rc = svio__mg_tx(&x->stream, MG_LAYOUT_OK, NULL, 0, NULL, 0);
 	return rc;
-}
-
-uint8_t *svio__mg_place(struct mg_move *x, const struct mg_run *run, uint64_t *bytes)
-{
-	struct svio_migrate_area *a = svio__mg_area(x->m, svio_le32_to_cpu(run->area));
-	uint64_t count = svio_le32_to_cpu(run->count), first = svio_le64_to_cpu(run->first), n;
-
-	if (!a || count == 0)
-		return NULL;
-	n = a->bytes / MG_PAGE;
-	if (first >= n || count > n - first)
-		return NULL;
-	*bytes = count * MG_PAGE;
-	return a->base + first * MG_PAGE;
-}
-
-/* The runs of a PAGES frame with `len` bytes of pages. */
-static int place_pages(void *ctx, const struct mg_pages_head *head, const struct mg_run *run, size_t len, struct iovec *piece, int *num)
-{
-	uint32_t runs = svio_le32_to_cpu(head->runs);
-	struct mg_move *x = ctx;
-
-	if (head->zero || runs == 0 || runs > MG_FRAME_PAGES)
-		return svio_fail(EPROTO, "pages in %u pieces", runs);
-	for (uint32_t i = 0; i < runs; i++) {
-		uint64_t bytes = 0;
-		uint8_t *to = svio__mg_place(x, &run[i], &bytes);
-
-		if (!to || bytes > len)
-			return svio_fail(EPROTO, "pages that belong nowhere");
-		piece[i] = (struct iovec){ to, bytes };
-		len -= bytes;
-	}
-	*num = (int)runs;
-	return len ? svio_fail(EPROTO, "more pages than places for them") : 0;
-}
-
-/* They lie where they belong already, or, unpacked, behind the runs. */
-static int take_pages(struct mg_move *x, struct svio_migrate_in *in)
-{
-	const struct mg_pages_head *head = svio_migrate_get(in, sizeof(*head));
-	uint32_t runs = head ? svio_le32_to_cpu(head->runs) : 0;
-	const struct mg_run *run = svio_migrate_get(in, runs * sizeof(*run));
-	struct iovec piece[MG_FRAME_PAGES];
-	uint64_t pages = 0;
-	int num, rc;
-
-	if (!head || !run)
-		return svio_fail(EPROTO, "pages that belong nowhere");
-	for (uint32_t i = 0; i < runs; i++)
-		pages += svio_le32_to_cpu(run[i].count);
-	x->pages += pages;
-	if (x->stream.placed)
-		return 0;
-	rc = place_pages(x, head, run, in->left, piece, &num);
-	for (int i = 0; rc == 0 && i < num; i++)
-		memcpy(piece[i].iov_base, svio_migrate_get(in, piece[i].iov_len), piece[i].iov_len);
-	return rc;
-}
-
-static int take_zeroes(struct mg_move *x, struct svio_migrate_in *in)
-{
-	while (in->left) {
-		const struct mg_run *run = svio_migrate_get(in, sizeof(*run));
-		uint64_t bytes = 0;
-		uint8_t *to = run ? svio__mg_place(x, run, &bytes) : NULL;
-
-		if (!to)
-			return svio_fail(EPROTO, "zeroes that belong nowhere");
-		memset(to, 0, bytes);
-		x->report->zero_pages += bytes / MG_PAGE;
-	}
-	return 0;
 }
 
 /* ---- parts ------------------------------------------------------------------------------------------------------ */
@@ -366,6 +294,9 @@ static int check_sums(struct mg_move *x, struct svio_migrate_in *in)
 	if (in->bad || in->left || pages != x->pages || bytes != x->state_bytes)
 		return svio_fail(EPROTO, "%" PRIu64 " pages and %" PRIu64 " bytes of state came, and %" PRIu64 " and %" PRIu64 " were sent",
 				 x->pages, x->state_bytes, pages, bytes);
+	/* Nothing writes to them any more, so their last copy was damaged on its way. */
+	if (x->wrong_pages)
+		return svio_fail(EBADMSG, "%" PRIu64 " pages came damaged", x->wrong_pages);
 	return 0;
 }
 
@@ -377,7 +308,7 @@ static int take_all(struct mg_move *x)
 	int rc;
 
 	svio__mg_phase(x, SVIO_MIGRATE_PRECOPY);
-	x->stream.place = place_pages;
+	x->stream.place = svio__mg_place_pages;
 	x->stream.place_ctx = x;
 	for (;;) {
 		rc = svio__mg_rx(&x->stream, &type, &in);
@@ -385,10 +316,10 @@ static int take_all(struct mg_move *x)
 			return rc;
 		switch (type) {
 		case MG_PAGES:
-			rc = take_pages(x, &in);
+			rc = svio__mg_take_pages(x, &in);
 			break;
 		case MG_ZERO:
-			rc = take_zeroes(x, &in);
+			rc = svio__mg_take_zeroes(x, &in);
 			break;
 		case MG_SHARE:
 			rc = svio__mg_share_take(x, &in);
@@ -401,7 +332,7 @@ static int take_all(struct mg_move *x)
 			break;
 		case MG_ROUND:
 			x->report->rounds++;
-			rc = svio__mg_tx(&x->stream, MG_ROUND_OK, NULL, 0, NULL, 0);
+			rc = svio__mg_round_ok(x);
 			break;
 		case MG_STATE:
 			rc = take_state(x, &in);

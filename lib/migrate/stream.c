@@ -13,9 +13,9 @@
 #define FRAME_ZSTD 1u
 #define SLICE_MS   50 /* between questions whether the user has enough */
 #define PACK_MIN   512u
-#define FRONT	   4096u /* before the pages of a frame, which lie at a page's multiple: its header, and the runs */
+#define FRONT	   4096u /* in a buffer, before the payload: a header, and what comes before pages */
 #define PAGES_MAX  (MG_FRAME_PAGES * 4096u)
-#define RUNS_MAX   (sizeof(struct mg_pages_head) + MG_FRAME_PAGES * sizeof(struct mg_run))
+#define RUNS_MAX   (sizeof(struct mg_pages_head) + MG_FRAME_PAGES * (sizeof(struct mg_run) + sizeof(svio_le32)))
 
 struct frame_hdr {
 	svio_le32 magic;
@@ -24,7 +24,7 @@ struct frame_hdr {
 	svio_le32 seq;
 	svio_le32 len;	   /* bytes that follow */
 	svio_le32 raw_len; /* of the payload, when it is packed: len is shorter */
-	svio_le32 crc;	   /* of this header with crc zero, and what follows */
+	svio_le32 crc;	   /* of this header with crc zero, and what follows; of pages that are not packed: up to their sums */
 } __attribute__((packed));
 _Static_assert(sizeof(struct frame_hdr) == 24, "wire");
 _Static_assert(sizeof(struct frame_hdr) + RUNS_MAX <= FRONT, "what comes before the pages fits");
@@ -140,19 +140,14 @@ static int wait_for(struct mg_stream *s, int fd, short events, uint64_t silence)
 	}
 }
 
-static int write_all(struct mg_stream *s, const uint8_t *p, size_t len)
+/* Uses up what `piece` points to. */
+static int write_pieces(struct mg_stream *s, struct iovec *piece, int num)
 {
 	uint64_t moved = svio_now_ns();
 
-	while (len) {
-		ssize_t n = write(s->out, p, len);
+	while (num) {
+		ssize_t n = writev(s->out, piece, num);
 
-		if (n > 0) {
-			p += n;
-			len -= (size_t)n;
-			moved = svio_now_ns();
-			continue;
-		}
 		if (n < 0 && errno != EAGAIN && errno != EINTR)
 			return svio_fail(errno == EPIPE ? ECONNRESET : errno, "the connection is lost: %m");
 		if (n < 0 && errno == EAGAIN) {
@@ -160,6 +155,19 @@ static int write_all(struct mg_stream *s, const uint8_t *p, size_t len)
 
 			if (rc && rc != -EINTR)
 				return rc;
+		}
+		if (n > 0)
+			moved = svio_now_ns();
+		while (n > 0) {
+			size_t here = SVIO_MIN((size_t)n, piece->iov_len);
+
+			piece->iov_base = (uint8_t *)piece->iov_base + here;
+			piece->iov_len -= here;
+			n -= (ssize_t)here;
+			if (!piece->iov_len) {
+				piece++;
+				num--;
+			}
 		}
 	}
 	return 0;
@@ -281,8 +289,32 @@ int svio__mg_rx_fds(struct mg_stream *s, int *fds, int max, int *num)
 	}
 }
 
-/* As they come; a checksum of what has come, before it leaves the cache. */
-static int read_pieces(struct mg_stream *s, struct iovec *piece, int num, uint32_t *crc)
+/* Pages that come in pieces of any length, compared with their sums, before they leave the cache. */
+struct summer {
+	const svio_le32 *sum;
+	uint32_t page, at, crc;
+	uint64_t *wrong;
+};
+
+static void sum_up(struct summer *t, const uint8_t *p, size_t len)
+{
+	while (len) {
+		size_t here = SVIO_MIN(len, (size_t)MG_PAGE - t->at);
+
+		t->crc = svio_crc32c(t->crc, p, here);
+		t->at += (uint32_t)here;
+		p += here;
+		len -= here;
+		if (t->at < MG_PAGE)
+			continue;
+		if (t->crc != svio_le32_to_cpu(t->sum[t->page]))
+			svio_bitmap_set(t->wrong, t->page);
+		t->page++;
+		t->at = t->crc = 0;
+	}
+}
+
+static int read_pieces(struct mg_stream *s, struct iovec *piece, int num, struct summer *t)
 {
 	uint64_t moved = svio_now_ns();
 
@@ -304,7 +336,7 @@ static int read_pieces(struct mg_stream *s, struct iovec *piece, int num, uint32
 		while (n > 0) {
 			size_t here = SVIO_MIN((size_t)n, piece->iov_len);
 
-			*crc = svio_crc32c(*crc, piece->iov_base, here);
+			sum_up(t, piece->iov_base, here);
 			piece->iov_base = (uint8_t *)piece->iov_base + here;
 			piece->iov_len -= here;
 			n -= (ssize_t)here;
@@ -335,54 +367,82 @@ static size_t pack(struct mg_stream *s, uint8_t *to, size_t room, const uint8_t 
 	return ZSTD_isError(n) ? len : n;
 }
 
-/* What lies at `payload`, with room for the header before it; or, packed, what lies in s->plain. */
-static int send_frame(struct mg_stream *s, enum mg_frame type, uint8_t *payload, size_t raw)
+/* `covered`: how much of what follows the checksum is for. */
+static struct frame_hdr header(struct mg_stream *s, enum mg_frame type, bool packed, const uint8_t *payload, size_t covered, size_t wire,
+			       size_t raw)
 {
-	struct frame_hdr h = { .magic = svio_cpu_to_le32(MAGIC), .type = (uint8_t)type, .seq = svio_cpu_to_le32(s->tx_seq) };
-	size_t wire = raw;
+	struct frame_hdr h = { .magic = svio_cpu_to_le32(MAGIC), .type = (uint8_t)type, .flags = packed ? FRAME_ZSTD : 0,
+			       .seq = svio_cpu_to_le32(s->tx_seq), .len = svio_cpu_to_le32(wire), .raw_len = svio_cpu_to_le32(raw) };
 
-	if (s->compress && raw >= PACK_MIN) {
-		memcpy(s->plain, payload, raw);
-		wire = pack(s, s->tx, ZSTD_COMPRESSBOUND(MG_PAYLOAD_MAX), s->plain, raw);
-		payload = s->tx;
-		if (wire < raw)
-			h.flags = FRAME_ZSTD;
-		else
-			memcpy(payload, s->plain, raw);
-		wire = SVIO_MIN(wire, raw);
-	}
-	h.len = svio_cpu_to_le32(wire);
-	h.raw_len = svio_cpu_to_le32(raw);
-	h.crc = svio_cpu_to_le32(svio_crc32c(header_checksum(s, h), payload, wire));
-	memcpy(payload - sizeof(h), &h, sizeof(h));
+	h.crc = svio_cpu_to_le32(svio_crc32c(header_checksum(s, h), payload, covered));
 	s->tx_seq++;
 	s->tx_frames++;
 	s->tx_bytes += sizeof(h) + wire;
-	return write_all(s, payload - sizeof(h), sizeof(h) + wire);
+	return h;
+}
+
+static int send_whole(struct mg_stream *s, struct frame_hdr h, uint8_t *payload, size_t len)
+{
+	struct iovec one = { payload - sizeof(h), sizeof(h) + len };
+
+	memcpy(payload - sizeof(h), &h, sizeof(h));
+	return write_pieces(s, &one, 1);
+}
+
+/* `raw` bytes of s->plain. False: they do not get shorter. */
+static bool send_packed(struct mg_stream *s, enum mg_frame type, size_t raw, int *rc)
+{
+	size_t wire = raw < PACK_MIN ? raw : pack(s, s->tx, ZSTD_COMPRESSBOUND(MG_PAYLOAD_MAX), s->plain, raw);
+
+	if (wire >= raw)
+		return false;
+	*rc = send_whole(s, header(s, type, true, s->tx, wire, wire, raw), s->tx, wire);
+	return true;
 }
 
 int svio__mg_tx(struct mg_stream *s, enum mg_frame type, const void *head, size_t head_len, const void *data, size_t len)
 {
+	uint8_t *payload = s->compress ? s->plain : s->tx;
+	size_t raw = head_len + len;
+	int rc;
+
 	if (!s->tx)
 		return svio_fail(ENOMEM, "no memory for what is to be said");
 	if (head_len > MG_PAYLOAD_MAX || len > MG_PAYLOAD_MAX - head_len)
-		return svio_fail(E2BIG, "a frame of %zu bytes", head_len + len);
+		return svio_fail(E2BIG, "a frame of %zu bytes", raw);
 	if (head_len)
-		memcpy(s->tx, head, head_len);
+		memcpy(payload, head, head_len);
 	if (len)
-		memcpy(s->tx + head_len, data, len);
-	return send_frame(s, type, s->tx, head_len + len);
+		memcpy(payload + head_len, data, len);
+	if (s->compress && send_packed(s, type, raw, &rc))
+		return rc;
+	if (s->compress)
+		memcpy(s->tx, payload, raw);
+	return send_whole(s, header(s, type, false, s->tx, raw, raw, raw), s->tx, raw);
 }
 
-int svio__mg_tx_runs(struct mg_stream *s, const struct mg_run *run, uint32_t runs, uint32_t pages)
+int svio__mg_tx_pages(struct mg_stream *s, const struct mg_run *run, uint32_t runs, const svio_le32 *sum, uint32_t pages,
+		      const struct iovec *piece)
 {
-	const struct mg_pages_head head = { .runs = svio_cpu_to_le32(runs) };
-	size_t before = sizeof(head) + runs * sizeof(*run);
-	uint8_t *payload = s->tx - before;
+	const struct mg_pages_head head = { .runs = svio_cpu_to_le32(runs), .pages = svio_cpu_to_le32(pages) };
+	size_t before = sizeof(head) + runs * sizeof(*run) + pages * sizeof(*sum), raw = before + pages * MG_PAGE;
+	uint8_t *front = s->compress ? s->plain : s->tx, *at;
+	struct iovec all[2 + MG_FRAME_PAGES];
+	struct frame_hdr h;
+	int rc;
 
-	memcpy(payload, &head, sizeof(head));
-	memcpy(payload + sizeof(head), run, runs * sizeof(*run));
-	return send_frame(s, MG_PAGES, payload, before + pages * MG_PAGE);
+	at = mempcpy(front, &head, sizeof(head));
+	at = mempcpy(at, run, runs * sizeof(*run));
+	at = mempcpy(at, sum, pages * sizeof(*sum));
+	for (uint32_t i = 0; s->compress && i < runs; i++)
+		at = mempcpy(at, piece[i].iov_base, piece[i].iov_len);
+	if (s->compress && send_packed(s, MG_PAGES, raw, &rc))
+		return rc;
+	h = header(s, MG_PAGES, false, front, before, raw, raw);
+	all[0] = (struct iovec){ &h, sizeof(h) };
+	all[1] = (struct iovec){ front, before };
+	memcpy(all + 2, piece, runs * sizeof(*piece));
+	return write_pieces(s, all, 2 + (int)runs);
 }
 
 static int unpack(struct mg_stream *s, size_t len, size_t raw)
@@ -414,31 +474,43 @@ static int aborted(struct svio_migrate_in *in)
 	return svio_fail(ECONNABORTED, "the other side gave up: %s (%s)", text, err && err < 200 ? strerror((int)err) : "?");
 }
 
-/*
- * The pages of a frame, straight to where they belong, looked at while they are in the cache. *got: how much of the payload lies in s->rx.
- */
-static int read_pages(struct mg_stream *s, size_t len, uint32_t *crc, size_t *got)
+/* What comes before the pages of a frame: *got bytes in s->rx. */
+static int read_front(struct mg_stream *s, size_t len, size_t *got)
 {
 	struct mg_pages_head head;
-	struct iovec piece[MG_FRAME_PAGES];
-	int num, rc;
+	uint32_t runs, pages;
+	int rc;
 
+	if (!s->place)
+		return svio_fail(EPROTO, "pages where none belong");
+	if (len < sizeof(head))
+		return svio_fail(EPROTO, "pages that are too short");
 	rc = read_all(s, s->rx, sizeof(head), false);
 	if (rc)
 		return rc;
 	memcpy(&head, s->rx, sizeof(head));
-	*got = sizeof(head);
-	if (svio_le32_to_cpu(head.runs) > MG_FRAME_PAGES || svio_le32_to_cpu(head.runs) * sizeof(struct mg_run) > len - *got)
-		return svio_fail(EPROTO, "pages in %u pieces", svio_le32_to_cpu(head.runs));
-	*got += svio_le32_to_cpu(head.runs) * sizeof(struct mg_run);
-	rc = read_all(s, s->rx + sizeof(head), *got - sizeof(head), false);
-	if (rc)
-		return rc;
-	rc = s->place(s->place_ctx, &head, (const struct mg_run *)(void *)(s->rx + sizeof(head)), len - *got, piece, &num);
-	if (rc)
-		return rc;
-	*crc = svio_crc32c(*crc, s->rx, *got);
-	return read_pieces(s, piece, num, crc);
+	runs = svio_le32_to_cpu(head.runs);
+	pages = svio_le32_to_cpu(head.pages);
+	if (runs > MG_FRAME_PAGES || pages > MG_FRAME_PAGES)
+		return svio_fail(EPROTO, "%u pages in %u pieces", pages, runs);
+	*got = sizeof(head) + runs * sizeof(struct mg_run) + pages * sizeof(svio_le32);
+	if (len != *got + pages * MG_PAGE)
+		return svio_fail(EPROTO, "%u pages in a frame of %zu bytes", pages, len);
+	return read_all(s, s->rx + sizeof(head), *got - sizeof(head), false);
+}
+
+/* The pages themselves, straight to where they belong. */
+static int read_pages(struct mg_stream *s)
+{
+	const struct mg_pages_head *head = (const void *)s->rx;
+	const struct mg_run *run = (const void *)(head + 1);
+	struct summer t = { .sum = (const void *)(run + svio_le32_to_cpu(head->runs)), .wrong = s->wrong };
+	struct iovec piece[MG_FRAME_PAGES];
+	int rc, num;
+
+	memset(s->wrong, 0, sizeof(s->wrong));
+	rc = s->place(s->place_ctx, head, run, piece, &num);
+	return rc ? rc : read_pieces(s, piece, num, &t);
 }
 
 int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in *in)
@@ -460,19 +532,18 @@ int svio__mg_rx(struct mg_stream *s, enum mg_frame *type, struct svio_migrate_in
 		return svio_fail(EBADMSG, "damaged frame header");
 	got = len;
 	crc = header_checksum(s, h);
-	s->placed = h.type == MG_PAGES && !h.flags && s->place && len >= sizeof(struct mg_pages_head);
-	if (s->placed) {
-		rc = read_pages(s, len, &crc, &got);
-	} else {
-		rc = read_all(s, s->rx, len, false);
-		crc = svio_crc32c(crc, s->rx, len);
-	}
+	s->placed = h.type == MG_PAGES && !h.flags;
+	rc = s->placed ? read_front(s, len, &got) : read_all(s, s->rx, len, false);
 	if (rc)
 		return rc;
+	crc = svio_crc32c(crc, s->rx, got);
 	if (crc != svio_le32_to_cpu(h.crc) || svio_le32_to_cpu(h.seq) != s->rx_seq)
 		return svio_fail(EBADMSG, "%s frame %u is damaged, repeated, or of another session", svio__mg_frame_name(h.type),
 				 s->rx_seq);
 	s->rx_seq++;
+	rc = s->placed ? read_pages(s) : 0;
+	if (rc)
+		return rc;
 	*in = (struct svio_migrate_in){ .at = s->rx, .left = got };
 	if (h.flags & FRAME_ZSTD) {
 		rc = unpack(s, len, raw);

@@ -44,7 +44,8 @@
  *
  * The stream. Frames with a length, a sequence number, and a CRC-32C that also covers numbers which both sides drew for this
  * session, so that a damaged, reordered or recorded frame is noticed; it is no protection against forgery: use a unix socket with
- * permissions, or a tunnel (ssh). Any pair of descriptors will do. Everything received is bounded and checked.
+ * permissions, or a tunnel (ssh). Any pair of descriptors will do. Everything received is bounded and checked. Pages go out from where they
+ * lie, each with a CRC-32C of its own: one that is written to meanwhile, or damaged, is sent again; none may be left at PREPARE.
  *
  * On one machine, over a unix socket whose other end is the target itself, areas' pages do not go through the stream: the target gets
  * their memfds, to read only, and reads what the source names. Such pages have no checksum.
@@ -60,7 +61,7 @@
 extern "C" {
 #endif
 
-#define SVIO_MIGRATE_STREAM_VERSION 2u
+#define SVIO_MIGRATE_STREAM_VERSION 3u
 #define SVIO_MIGRATE_ADDRESS UINT64_C(0x300000000000) /* of the first area: beyond room mem's arenas, within 46 bits */
 
 /* ---- areas ------------------------------------------------------------------------------------------- */

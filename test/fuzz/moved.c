@@ -4,7 +4,7 @@
  *
  * Input: a byte that chooses how far the session has come in good order (raw bytes; HELLO; RECORD; LAYOUT), then frames
  * { type, flags, 16-bit length, payload }, to which the target adds header, number, length and checksum, unless told to spoil them;
- * pages are filled up to the length that they announce. What both sides draw by lot is zero here.
+ * pages are filled up to what their runs announce, with right sums or wrong ones. What both sides draw by lot is zero here.
  * The call returns, with an error or having taken over after COMMIT; nothing stays mapped, no descriptor is left.
  */
 #include <sys/mman.h>
@@ -39,9 +39,10 @@ static void put32(uint8_t *at, uint32_t v)
 	memcpy(at, &v, 4);
 }
 
-enum spoil { SPOIL_CRC = 1, SPOIL_SEQ = 2, SPOIL_LEN = 4, PACKED = 8 };
+enum spoil { SPOIL_CRC = 1, SPOIL_SEQ = 2, SPOIL_LEN = 4, PACKED = 8, SPOIL_SUM = 16 };
 
-static void frame(uint8_t type, uint8_t spoil, const void *payload, size_t len)
+/* `covered`: up to where the checksum counts. */
+static void frame_of(uint8_t type, uint8_t spoil, const void *payload, size_t len, size_t covered)
 {
 	uint8_t *h = wire.data + wire.len;
 
@@ -56,8 +57,13 @@ static void frame(uint8_t type, uint8_t spoil, const void *payload, size_t len)
 	put32(h + 16, (uint32_t)len + (spoil & PACKED ? 100 : 0));
 	if (len)
 		memcpy(h + 24, payload, len);
-	put32(h + 20, svio_crc32c(wire.key, h, 24 + len) ^ (spoil & SPOIL_CRC ? 1 : 0));
+	put32(h + 20, svio_crc32c(wire.key, h, 24 + covered) ^ (spoil & SPOIL_CRC ? 1 : 0));
 	wire.len += 24 + len;
+}
+
+static void frame(uint8_t type, uint8_t spoil, const void *payload, size_t len)
+{
+	frame_of(type, spoil, payload, len, len);
 }
 
 static void send_buf(uint8_t type, struct svio_migrate_buf *b)
@@ -114,13 +120,14 @@ static void any_frame(struct fz_in *in)
 {
 	static uint8_t payload[2048 + MAX_PAGES * 4096];
 	uint8_t type = fz_u8(in) % (MG_FRAMES + 1), spoil = fz_u8(in);
-	size_t len = fz_u16(in);
+	size_t len = fz_u16(in), covered;
 
 	len = SVIO_MIN(len, (size_t)2048);
 	fz_bytes(in, payload, len);
+	covered = len;
 	/* As many pages as its runs say, if that can be. */
 	if (type == MG_PAGES && len >= 24) {
-		uint32_t runs = payload[0] % 4, pages = 0;
+		uint32_t runs = payload[0] % 4, pages = 0, sum;
 
 		payload[0] = (uint8_t)runs;
 		memset(payload + 1, 0, 3);
@@ -131,12 +138,18 @@ static void any_frame(struct fz_in *in)
 			pages += SVIO_MIN(le32toh(count), MAX_PAGES + 1u);
 		}
 		if (runs && pages <= MAX_PAGES) {
-			memset(payload + len, 0x5a, sizeof(payload) - len);
-			len = 8 + runs * 16 + (size_t)pages * 4096;
+			put32(payload + 4, pages);
+			covered = 8 + runs * 16 + pages * 4;
+			memset(payload + covered, 0x5a, sizeof(payload) - covered);
+			sum = svio_crc32c(0, payload + covered, 4096);
+			for (uint32_t i = 0; i < pages; i++)
+				put32(payload + 8 + runs * 16 + i * 4, sum ^ (spoil & SPOIL_SUM && i % 2 == 0));
+			len = covered + (size_t)pages * 4096;
 		}
 	}
 	/* Mostly whole frames: two of eight values spoil something. */
-	frame(type, spoil & 0xc0 ? 0 : spoil & 0x0f, payload, len);
+	spoil = spoil & 0xc0 ? 0 : spoil & 0x0f;
+	frame_of(type, spoil, payload, len, spoil & PACKED ? len : covered);
 }
 
 static struct {

@@ -25,6 +25,7 @@
 #define FRAME_LEN   12 /* of the length */
 #define FRAME_HDR   24
 #define CASE_LIMIT  20 /* seconds */
+#define STILL	    400 /* a page that is never written to again */
 
 enum action { NOTHING, CUT, CORRUPT, TWICE, TRUNCATE, STALL, KILL_SOURCE, KILL_TARGET, ACTIONS };
 enum resolve { DIRECT, ASK, LEASE };
@@ -34,6 +35,7 @@ struct shared {
 	_Atomic int source_runs, target_runs, violations, committed, resolved;
 	_Atomic int source_rc, source_done, target_done;
 	_Atomic unsigned int frames; /* that passed */
+	_Atomic unsigned int pages;  /* of them, with pages */
 	_Atomic uint32_t io_calls;   /* of the side that counts them */
 	_Atomic uint64_t shared_bytes;
 	char why[256];
@@ -45,11 +47,11 @@ static uint32_t kill_at; /* this process dies at so many calls; 0 never */
 static bool count_io, no_share;
 
 ssize_t __real_read(int fd, void *buf, size_t len);
-ssize_t __real_write(int fd, const void *buf, size_t len);
+ssize_t __real_writev(int fd, const struct iovec *piece, int num);
 ssize_t __real_readv(int fd, const struct iovec *piece, int num);
 ssize_t __wrap_readv(int fd, const struct iovec *piece, int num);
 ssize_t __wrap_read(int fd, void *buf, size_t len);
-ssize_t __wrap_write(int fd, const void *buf, size_t len);
+ssize_t __wrap_writev(int fd, const struct iovec *piece, int num);
 ssize_t __real_pread64(int fd, void *buf, size_t len, off_t at);
 ssize_t __wrap_pread64(int fd, void *buf, size_t len, off_t at);
 ssize_t __real_sendmsg(int fd, const struct msghdr *msg, int flags);
@@ -77,10 +79,10 @@ ssize_t __wrap_readv(int fd, const struct iovec *piece, int num)
 	return __real_readv(fd, piece, num);
 }
 
-ssize_t __wrap_write(int fd, const void *buf, size_t len)
+ssize_t __wrap_writev(int fd, const struct iovec *piece, int num)
 {
 	count_call();
-	return __real_write(fd, buf, len);
+	return __real_writev(fd, piece, num);
 }
 
 ssize_t __wrap_pread64(int fd, void *buf, size_t len, off_t at)
@@ -118,6 +120,11 @@ static void scribble(uint8_t *base, uint64_t value)
 
 			memcpy(base + page * 3 * MG_PAGE + i * 8, &word, 8);
 		}
+}
+
+static void scribble_once(uint8_t *base)
+{
+	memset(base + STILL * MG_PAGE, 0x5c, MG_PAGE);
 }
 
 static int describe(void *ctx, struct svio_migrate_record *mine, const struct svio_migrate_record *source)
@@ -167,6 +174,7 @@ static int load(void *ctx, uint32_t version, struct svio_migrate_in *in)
 
 	(void)version;
 	scribble(want, value);
+	scribble_once(want);
 	if (!area || memcmp(want, svio_migrate_area_base(area), AREA_BYTES) != 0) {
 		atomic_fetch_add(&sh->violations, 1);
 		snprintf(sh->why, sizeof(sh->why), "the target's memory differs");
@@ -235,6 +243,7 @@ static void source_main(enum resolve how, bool compress)
 	if (!svio_migrate_alloc(a, 4096, 4096) || !svio_migrate_alloc(a, 100, 0))
 		_exit(8);
 	scribble(svio_migrate_area_base(a), app.value);
+	scribble_once(svio_migrate_area_base(a));
 	opts.reconnect = how == ASK ? ask_again : NULL;
 	opts.lease = how == LEASE ? lease_path : NULL;
 	snprintf(address, sizeof(address), "unix:%s", how == DIRECT ? t_path : p_path);
@@ -305,6 +314,7 @@ struct pipe_end {
 struct fault {
 	enum action action;
 	unsigned int frame; /* counted in both directions */
+	bool pages;	    /* counts only those with pages */
 };
 
 /* A process that was waited for is 0 from then on: its number may be somebody else's. */
@@ -327,7 +337,7 @@ static bool is_dead(pid_t *pid)
 static void write_out(int fd, const uint8_t *p, size_t len)
 {
 	while (len) {
-		ssize_t n = __real_write(fd, p, len);
+		ssize_t n = write(fd, p, len);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -341,7 +351,9 @@ static void write_out(int fd, const uint8_t *p, size_t len)
 /* One whole frame in p->buf. False: nothing passes any more. */
 static bool pass_frame(struct pipe_end *p, size_t len, const struct fault *f, pid_t *source, pid_t *target)
 {
-	bool here = atomic_fetch_add(&sh->frames, 1) + 1 == f->frame;
+	bool pages = p->buf[FRAME_TYPE] == MG_PAGES;
+	unsigned int of_all = atomic_fetch_add(&sh->frames, 1) + 1, of_pages = atomic_fetch_add(&sh->pages, pages) + 1;
+	bool here = f->pages ? pages && of_pages == f->frame : of_all == f->frame;
 
 	if (p->buf[FRAME_TYPE] == MG_COMMIT && !(here && (f->action == CUT || f->action == STALL)))
 		atomic_store(&sh->committed, 1);
@@ -563,20 +575,42 @@ static void test_moves(void)
 {
 	for (int how = DIRECT + 1; how <= LEASE; how++)
 		for (int compress = 0; compress < 2; compress++) {
-			CU_ASSERT(one_case((enum resolve)how, (struct fault){ NOTHING, 0 }, "nothing", compress) >= 12);
+			CU_ASSERT(one_case((enum resolve)how, (struct fault){ NOTHING, 0, false }, "nothing", compress) >= 12);
 			CU_ASSERT_EQUAL(atomic_load(&sh->source_rc), 0);
 			CU_ASSERT_EQUAL(atomic_load(&sh->target_runs), 1);
 		}
 }
 
+/*
+ * Its last byte belongs to a page that nobody writes to again: sent again it is only because the target asks for it. After the stop there
+ * is nobody to be asked.
+ */
+static void test_damaged_page(void)
+{
+	unsigned int last;
+
+	one_case(ASK, (struct fault){ NOTHING, 0, false }, "nothing", false);
+	last = atomic_load(&sh->pages);
+	CU_ASSERT_FATAL(last >= 2);
+	for (int i = 0; i < 20 && (i == 0 || !atomic_load(&sh->target_runs)); i++)
+		one_case(ASK, (struct fault){ CORRUPT, 1, true }, "a page damaged", false);
+	CU_ASSERT_EQUAL(atomic_load(&sh->source_rc), 0);
+	CU_ASSERT_EQUAL(atomic_load(&sh->target_runs), 1);
+	for (int i = 0; i < 20 && (i == 0 || atomic_load(&sh->pages) != last); i++)
+		one_case(ASK, (struct fault){ CORRUPT, last, true }, "a page damaged in the last round", false);
+	CU_ASSERT_EQUAL(atomic_load(&sh->source_rc), -ECONNABORTED);
+	CU_ASSERT_PTR_NOT_NULL(strstr(sh->why, "1 pages came damaged"));
+	CU_ASSERT_EQUAL(atomic_load(&sh->source_runs), 1);
+}
+
 static void sweep(enum resolve how)
 {
-	unsigned int frames = one_case(how, (struct fault){ NOTHING, 0 }, "nothing", false);
+	unsigned int frames = one_case(how, (struct fault){ NOTHING, 0, false }, "nothing", false);
 
 	CU_ASSERT_FATAL(frames >= 12 && frames < 200);
 	for (int action = CUT; action < ACTIONS; action++)
 		for (unsigned int at = 1; at <= frames; at++)
-			one_case(how, (struct fault){ (enum action)action, at }, names[action], false);
+			one_case(how, (struct fault){ (enum action)action, at, false }, names[action], false);
 }
 
 static void test_sweep_ask(void)
@@ -629,6 +663,7 @@ int main(void)
 {
 	static const struct unit_test tests[] = {
 		{ "a move, by way of a lease and of questions, packed and not", test_moves },
+		{ "a page damaged on its way: sent again while the source works, refused when it has stopped", test_damaged_page },
 		{ "every frame cut, damaged, doubled, truncated, stalled; either side killed there: asking", test_sweep_ask },
 		{ "the same with a lease", test_sweep_lease },
 		{ "the target killed at each of its reads and writes", test_kill_target },

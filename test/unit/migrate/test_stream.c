@@ -253,7 +253,7 @@ static void test_hello(void)
 	CU_ASSERT_EQUAL(hello(SVIO_MIGRATE_STREAM_VERSION, MG_SESSION, 1), -EPROTO);
 	CU_ASSERT_EQUAL(hello(SVIO_MIGRATE_STREAM_VERSION + 1, MG_SESSION, 0), -EPROTONOSUPPORT);
 	/* Both versions, and what helps. */
-	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "stream version 3, this one 2: install the same svio"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(svio_last_error(), "stream version 4, this one 3: install the same svio"));
 }
 
 int main(void)
