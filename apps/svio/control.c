@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "control.h"
+#include "rights.h"
 #include "svio_migrate.h"
 
 #define MAX_FDS 2
@@ -63,22 +64,13 @@ int control_connect(const char *path, int *fd)
 int control_send(int fd, struct json_object *obj, const int *fds, unsigned int nfds)
 {
 	const char *text = json_object_to_json_string_ext(obj, JSON_C_TO_STRING_PLAIN);
-	union {
-		char buf[CMSG_SPACE(MAX_FDS * sizeof(int))];
-		struct cmsghdr align;
-	} control = { 0 };
+	SVIO__RIGHTS(MAX_FDS) control;
 	struct iovec iov[2] = { { (void *)(uintptr_t)text, strlen(text) }, { (void *)(uintptr_t) "\n", 1 } };
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
 	size_t left = iov[0].iov_len + 1;
 
-	if (nfds) {
-		msg.msg_control = control.buf;
-		msg.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
-		CMSG_FIRSTHDR(&msg)->cmsg_level = SOL_SOCKET;
-		CMSG_FIRSTHDR(&msg)->cmsg_type = SCM_RIGHTS;
-		CMSG_FIRSTHDR(&msg)->cmsg_len = CMSG_LEN(nfds * sizeof(int));
-		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, nfds * sizeof(int));
-	}
+	if (nfds)
+		svio__rights_put(&msg, &control, fds, nfds);
 	while (left) {
 		ssize_t n = sendmsg(fd, &msg, MSG_NOSIGNAL);
 
@@ -98,23 +90,6 @@ int control_send(int fd, struct json_object *obj, const int *fds, unsigned int n
 		}
 	}
 	return 0;
-}
-
-static void take_fds(struct msghdr *msg, int *fds, unsigned int *nfds, unsigned int room)
-{
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		size_t n = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
-
-		for (size_t i = 0; i < n; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-			if (*nfds < room)
-				fds[(*nfds)++] = fd;
-			else
-				close(fd);
-		}
-	}
 }
 
 static int parse(const char *line, size_t len, struct json_object **obj)
@@ -140,10 +115,7 @@ int control_receive(int fd, struct control_in *rest, uint32_t timeout_ms, struct
 	if (nfds)
 		*nfds = 0;
 	for (;;) {
-		union {
-			char buf[CMSG_SPACE(MAX_FDS * sizeof(int))];
-			struct cmsghdr align;
-		} control;
+		SVIO__RIGHTS(MAX_FDS) control;
 		char *eol = memchr(rest->data, '\n', rest->len);
 		struct iovec iov = { rest->data + rest->len, sizeof(rest->data) - rest->len };
 		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf, .msg_controllen = sizeof(control) };
@@ -172,7 +144,7 @@ int control_receive(int fd, struct control_in *rest, uint32_t timeout_ms, struct
 			continue;
 		if (n <= 0)
 			return svio_fail(ECONNRESET, "control socket: the other side has gone");
-		take_fds(&msg, fds, nfds ? nfds : &none, room);
+		(void)svio__rights_take(&msg, fds, room, nfds ? nfds : &none);
 		rest->len += (size_t)n;
 	}
 }

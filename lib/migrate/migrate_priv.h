@@ -184,8 +184,8 @@ int svio__mg_expect(struct mg_stream *s, enum mg_frame type, struct svio_migrate
  * Descriptors, with a byte of their own between two frames; over a unix socket. What arrives may be fewer: *num of them, the receiver's to
  * close, also after an error.
  */
-int svio__mg_tx_fds(struct mg_stream *s, const int *fds, int num);
-int svio__mg_rx_fds(struct mg_stream *s, int *fds, int max, int *num);
+int svio__mg_tx_fds(struct mg_stream *s, const int *fds, uint32_t num);
+int svio__mg_rx_fds(struct mg_stream *s, int *fds, uint32_t max, uint32_t *num);
 const char *svio__mg_frame_name(unsigned int type);
 
 /* ---- lease.c ----------------------------------------------------------------------------------------- */
@@ -227,7 +227,8 @@ struct mg_move {
 	bool shared; /* pages are read by the target from memory that it was given */
 	uint64_t shared_bytes; /* of these pages */
 	uint32_t unanswered;   /* source: HERE frames */
-	int there[MG_MAX_AREAS], num_there; /* target: the source's areas */
+	int there[MG_MAX_AREAS];	    /* target: the source's areas */
+	uint32_t num_there;
 	uint64_t wrong_pages;		    /* target: that came with another sum, and not again */
 	uint64_t started, stopped_at;
 	uint64_t pages, state_bytes; /* sent or received, in all */

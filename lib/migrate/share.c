@@ -31,7 +31,8 @@ static int open_to_read(int fd)
 
 int svio__mg_share_offer(struct mg_move *x)
 {
-	int fds[MG_MAX_AREAS], n = 0, rc;
+	int fds[MG_MAX_AREAS], rc;
+	uint32_t n = 0;
 	struct svio_migrate_in in;
 	svio_le32 count;
 	bool all = true;
@@ -45,7 +46,7 @@ int svio__mg_share_offer(struct mg_move *x)
 	}
 	rc = 0;
 	if (all) {
-		count = svio_cpu_to_le32((uint32_t)n);
+		count = svio_cpu_to_le32(n);
 		rc = svio__mg_tx(&x->stream, MG_SHARE, &count, sizeof(count), NULL, 0);
 		if (rc == 0)
 			rc = svio__mg_tx_fds(&x->stream, fds, n);
@@ -121,7 +122,7 @@ int svio__mg_share_take(struct mg_move *x, struct svio_migrate_in *in)
 	rc = svio__mg_rx_fds(&x->stream, x->there, MG_MAX_AREAS, &x->num_there);
 	if (rc)
 		return rc;
-	fits = count == (uint32_t)x->num_there;
+	fits = count == x->num_there;
 	for (struct svio_migrate_area *a = x->m->areas; a; a = a->next, n++)
 		fits = fits && n < count && svio__mg_share_fits(x->there[n], a->bytes);
 	x->shared = fits && n == count;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <zstd.h>
 #include "migrate_priv.h"
+#include "rights.h"
 
 #define MAGIC	   UINT32_C(0x464d5653) /* "SVMF" in memory */
 #define FRAME_ZSTD 1u
@@ -205,25 +206,14 @@ static int read_all(struct mg_stream *s, uint8_t *p, size_t len, bool may_break)
 	return 0;
 }
 
-int svio__mg_tx_fds(struct mg_stream *s, const int *fds, int num)
+int svio__mg_tx_fds(struct mg_stream *s, const int *fds, uint32_t num)
 {
-	union {
-		char buf[CMSG_SPACE(MG_MAX_AREAS * sizeof(int))];
-		struct cmsghdr align;
-	} control;
+	SVIO__RIGHTS(MG_MAX_AREAS) control;
 	uint64_t moved = svio_now_ns();
 	struct iovec byte = { "", 1 };
-	struct msghdr msg = { .msg_iov = &byte, .msg_iovlen = 1, .msg_control = control.buf };
-	size_t len = (size_t)num * sizeof(int);
-	struct cmsghdr *c;
+	struct msghdr msg = { .msg_iov = &byte, .msg_iovlen = 1 };
 
-	msg.msg_controllen = CMSG_SPACE(len);
-	memset(&control, 0, sizeof(control));
-	c = CMSG_FIRSTHDR(&msg);
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(len);
-	memcpy(CMSG_DATA(c), fds, len);
+	svio__rights_put(&msg, &control, fds, num);
 	for (;;) {
 		ssize_t n = sendmsg(s->out, &msg, MSG_NOSIGNAL);
 		int rc;
@@ -244,12 +234,9 @@ int svio__mg_tx_fds(struct mg_stream *s, const int *fds, int num)
 	}
 }
 
-int svio__mg_rx_fds(struct mg_stream *s, int *fds, int max, int *num)
+int svio__mg_rx_fds(struct mg_stream *s, int *fds, uint32_t max, uint32_t *num)
 {
-	union {
-		char buf[CMSG_SPACE(MG_MAX_AREAS * sizeof(int))];
-		struct cmsghdr align;
-	} control;
+	SVIO__RIGHTS(MG_MAX_AREAS) control;
 	uint64_t moved = svio_now_ns();
 	uint8_t data;
 	struct iovec byte = { &data, 1 };
@@ -262,23 +249,10 @@ int svio__mg_rx_fds(struct mg_stream *s, int *fds, int max, int *num)
 
 		if (n == 0)
 			return svio_fail(ECONNRESET, "the connection was closed");
-		for (struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL; c; c = CMSG_NXTHDR(&msg, c)) {
-			size_t len = c->cmsg_len - CMSG_LEN(0);
-
-			if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-				continue;
-			for (size_t at = 0; at + sizeof(int) <= len; at += sizeof(int)) {
-				int fd;
-
-				memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
-				if (*num < max)
-					fds[(*num)++] = fd;
-				else
-					close(fd);
-			}
-		}
-		if (n > 0)
+		if (n > 0) {
+			(void)svio__rights_take(&msg, fds, max, num); /* fewer will do */
 			return 0;
+		}
 		if (errno == ENOTSOCK)
 			return svio_fail(EPROTO, "descriptors belong into a unix socket");
 		if (errno != EAGAIN && errno != EINTR)

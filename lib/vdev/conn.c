@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include "rights.h"
 #include "vdev_priv.h"
 
 #define MAX_QUEUED_BYTES (8u << 20)
@@ -74,47 +75,36 @@ static void broken(struct svio_vdev *dev, const char *what)
  */
 static bool take_fds(struct vd_conn *c, struct msghdr *mh)
 {
-	bool good = !(mh->msg_flags & MSG_CTRUNC);
+	int fds[VD_MAX_FDS], *all = NULL;
+	uint32_t n = 0;
+	bool good = svio__rights_take(mh, fds, VD_MAX_FDS, &n);
 
-	for (struct cmsghdr *cm = CMSG_FIRSTHDR(mh); cm; cm = CMSG_NXTHDR(mh, cm)) {
-		uint32_t n;
-		int *fds;
-
-		if (cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS)
-			continue;
-		n = (uint32_t)((cm->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		fds = n ? realloc(c->rx_fds, (c->rx_nfds + n) * sizeof(int)) : NULL;
-		if (fds)
-			c->rx_fds = fds;
-		for (uint32_t i = 0; i < n; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(cm) + i * sizeof(int), sizeof(int));
-			if (fds && good && c->rx_nfds < VD_MAX_FDS)
-				c->rx_fds[c->rx_nfds++] = fd;
-			else {
-				close(fd);
-				good = false;
-			}
-		}
+	if (!n)
+		return good;
+	if (good && c->rx_nfds + n <= VD_MAX_FDS)
+		all = realloc(c->rx_fds, (c->rx_nfds + n) * sizeof(int));
+	if (!all) {
+		while (n)
+			close(fds[--n]);
+		return false;
 	}
-	return good;
+	memcpy(all + c->rx_nfds, fds, n * sizeof(int));
+	c->rx_fds = all;
+	c->rx_nfds += n;
+	return true;
 }
 
 /* Bytes received, 0 nothing there now or the connection has ended (then dead is set). */
 static size_t receive(struct svio_vdev *dev, void *buf, size_t len)
 {
 	struct vd_conn *c = &dev->conn;
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(VD_MAX_FDS * sizeof(int))];
-	} control;
+	SVIO__RIGHTS(VD_MAX_FDS) control;
 	struct iovec iov = { .iov_base = buf, .iov_len = len };
 	struct msghdr mh = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
-		.msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes),
+		.msg_control = control.buf,
+		.msg_controllen = sizeof(control.buf),
 	};
 	ssize_t n;
 
@@ -218,24 +208,12 @@ static bool receive_one(struct svio_vdev *dev)
 
 static ssize_t transmit(int sock, struct iovec *iov, size_t n, int fd)
 {
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
+	SVIO__RIGHTS(1) control;
 	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = n };
 	ssize_t sent;
 
-	if (fd >= 0) {
-		struct cmsghdr *cm;
-
-		mh.msg_control = control.bytes;
-		mh.msg_controllen = sizeof(control.bytes);
-		cm = CMSG_FIRSTHDR(&mh);
-		cm->cmsg_level = SOL_SOCKET;
-		cm->cmsg_type = SCM_RIGHTS;
-		cm->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(cm), &fd, sizeof(int));
-	}
+	if (fd >= 0)
+		svio__rights_put(&mh, &control, &fd, 1);
 	do
 		sent = sendmsg(sock, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (sent < 0 && errno == EINTR);

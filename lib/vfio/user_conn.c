@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
+#include "rights.h"
 #include "user_conn.h"
 
 /* Room for the largest reply: a region read of the most that we ask for, or a capability chain. */
@@ -141,10 +142,7 @@ void svio__user_conn_disconnect(struct svio__user_conn *conn, bool forked)
 static int send_message(struct svio__user_conn *conn, const struct svio_vfu_hdr *hdr, const void *head,
 			size_t head_len, const void *data, size_t data_len, const int *fds, uint32_t num_fds)
 {
-	union {
-		char buf[CMSG_SPACE(SVIO__USER_MAX_FDS * sizeof(int))];
-		struct cmsghdr align;
-	} control;
+	SVIO__RIGHTS(SVIO__USER_MAX_FDS) control;
 	struct iovec iov[3] = {
 		{ (void *)(uintptr_t)hdr, sizeof(*hdr) },
 		{ (void *)(uintptr_t)head, head_len },
@@ -154,18 +152,8 @@ static int send_message(struct svio__user_conn *conn, const struct svio_vfu_hdr 
 	size_t left = sizeof(*hdr) + head_len + data_len;
 	int err = 0;
 
-	if (num_fds) {
-		struct cmsghdr *c;
-
-		memset(&control, 0, sizeof(control));
-		msg.msg_control = control.buf;
-		msg.msg_controllen = CMSG_SPACE(num_fds * sizeof(int));
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(num_fds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, num_fds * sizeof(int));
-	}
+	if (num_fds)
+		svio__rights_put(&msg, &control, fds, num_fds);
 	pthread_mutex_lock(&conn->send_lock);
 	while (left) {
 		ssize_t n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL);
@@ -303,10 +291,7 @@ static void close_fds(struct incoming *in)
 /* Exactly len bytes. NULL, or why not. */
 static const char *receive(struct svio__user_conn *conn, struct incoming *in, void *buf, size_t len)
 {
-	union {
-		char buf[CMSG_SPACE(SVIO__USER_MAX_FDS * sizeof(int))];
-		struct cmsghdr align;
-	} control;
+	SVIO__RIGHTS(SVIO__USER_MAX_FDS) control;
 	size_t got = 0;
 
 	while (got < len) {
@@ -321,23 +306,7 @@ static const char *receive(struct svio__user_conn *conn, struct incoming *in, vo
 			continue;
 		if (n <= 0)
 			return "the server closed the connection";
-		for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
-			size_t count;
-
-			if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-				continue;
-			count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-			for (size_t i = 0; i < count; i++) {
-				int fd;
-
-				memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-				if (in->num_fds < SVIO__USER_MAX_FDS)
-					in->fds[in->num_fds++] = fd;
-				else
-					close(fd);
-			}
-		}
-		if (msg.msg_flags & MSG_CTRUNC)
+		if (!svio__rights_take(&msg, in->fds, SVIO__USER_MAX_FDS, &in->num_fds))
 			return "protocol error: more descriptors than a message may carry";
 		got += (size_t)n;
 	}
