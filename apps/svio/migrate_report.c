@@ -62,6 +62,7 @@ struct json_object *migrate_report_json(const struct svio_migrate_report *r, boo
 	cli_json_u64(obj, "area_bytes", r->area_bytes);
 	cli_json_u64(obj, "wire_bytes", r->wire_bytes);
 	cli_json_u64(obj, "shared_bytes", r->shared_bytes);
+	cli_json_u64(obj, "torn_pages", r->torn_pages);
 	cli_json_u64(obj, "pages", r->pages);
 	cli_json_u64(obj, "zero_pages", r->zero_pages);
 	cli_json_u64(obj, "state_bytes", r->state_bytes);
@@ -136,6 +137,8 @@ void migrate_report_text(struct json_object *obj, FILE *out)
 		cli_size(control_u64(obj, "wire_bytes", 0), w), cli_size(control_u64(obj, "state_bytes", 0), s));
 	if (shared)
 		fprintf(out, "  %s of it read by the target from this process's memory: both are on one machine\n", cli_size(shared, s));
+	if (control_u64(obj, "torn_pages", 0))
+		fprintf(out, "  %" PRIu64 " pages were written to while they were sent, and sent again\n", control_u64(obj, "torn_pages", 0));
 	fprintf(out, "  written pages told by: %s\n", control_text(obj, "tracker"));
 	fprintf(out, "  rounds: %zu in %.1f ms\n", rounds(obj), ms(obj, "total_us"));
 	fprintf(out, "  written by the process: %s/s; sent: %s/s", cli_size(control_u64(obj, "dirty_rate", 0), a),

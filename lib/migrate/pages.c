@@ -189,6 +189,7 @@ int svio__mg_again(struct mg_move *x, struct svio_migrate_in *in)
 
 		if (!run || !svio__mg_place(x, run, &bytes))
 			return svio_fail(EPROTO, "the target wants pages that there are not");
+		x->report->torn_pages += bytes / MG_PAGE;
 		svio_bitmap_set_range(svio__mg_area(x->m, svio_le32_to_cpu(run->area))->dirty, svio_le64_to_cpu(run->first),
 				      svio_le32_to_cpu(run->count));
 	}

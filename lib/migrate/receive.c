@@ -294,9 +294,9 @@ static int check_sums(struct mg_move *x, struct svio_migrate_in *in)
 	if (in->bad || in->left || pages != x->pages || bytes != x->state_bytes)
 		return svio_fail(EPROTO, "%" PRIu64 " pages and %" PRIu64 " bytes of state came, and %" PRIu64 " and %" PRIu64 " were sent",
 				 x->pages, x->state_bytes, pages, bytes);
-	/* Nothing writes to them any more, so their last copy was damaged on its way. */
+	/* The last copy of them is of a time when nothing writes any more. */
 	if (x->wrong_pages)
-		return svio_fail(EBADMSG, "%" PRIu64 " pages came damaged", x->wrong_pages);
+		return svio_fail(EBADMSG, "%" PRIu64 " pages came damaged, or were written to after everything had stopped", x->wrong_pages);
 	return 0;
 }
 

@@ -228,6 +228,7 @@ struct svio_migrate_report {
 	enum svio_migrate_phase phase;
 	uint64_t area_bytes, wire_bytes, pages, zero_pages, state_bytes;
 	uint64_t shared_bytes; /* of the pages: read by the target from this process's memory, not sent through the stream */
+	uint64_t torn_pages;   /* that the target asked for again: written to while they were sent, or damaged on their way */
 	uint64_t total_ns, downtime_ns; /* downtime: from quiesce() to CONFIRM, or to the end of resume() after a failure */
 	uint64_t quiesce_ns, copy_ns, load_ns; /* of it: parts stop; the last pages and states are sent; the target loads, and answers */
 	uint64_t dirty_rate, bandwidth; /* bytes per second, of the last round */

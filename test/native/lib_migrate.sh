@@ -123,14 +123,16 @@ runs=()
 # SVIO_ONLY: a pattern of names
 test_of() { [[ $1 =~ ${SVIO_ONLY-} ]] || return 0; check "$@"; end_runs; }
 
-# hops NAME WAY TIMES HERE THERE: the run NAME, whose process is $source, between two devices, back and forth. $last: its name then; it ended well.
+# hops NAME WAY TIMES HERE THERE [SEND_ARGS...]: the run NAME, whose process is $source, between two devices, back and forth. $last: its name
+# then; it ended well.
 hops()
 {
 	local from=$1 name=$1 way=$2 times=$3 here=$4 there=$5 before=$source i
+	shift 5
 	for ((i = 1; i <= times; i++)); do
 		local to=${name}_hop$i
 		target "$to" "$there" --by "$way" || return 1
-		send "$from" "unix:$dir/$to.mig" || { cat "$dir/send.err"; cat "$dir/$from.err"; return 1; }
+		send "$from" "unix:$dir/$to.mig" "$@" || { cat "$dir/send.err"; cat "$dir/$from.err"; return 1; }
 		good "$from" "$before" || return 1
 		before=$target from=$to
 		local swap=$here

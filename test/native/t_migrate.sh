@@ -34,6 +34,15 @@ many_moves()
 	hops "$way" $way "$times" a b && judge "$dir/$last.out" "${proved[@]}" "moves == $times" "$@"
 }
 
+# The same with the pages in the stream, as between two machines: what the device writes meanwhile arrives torn, and comes again.
+through_the_stream()
+{
+	local way=$1 times=$2
+	source "stream_$way" a --rw randrw --qd 32 --queues 2 --time 3600 --by $way || return 1
+	hops "stream_$way" $way "$times" a b --no-share && judge "$dir/$last.out" "${proved[@]}" "moves == $times" &&
+		judge "$dir/send.json" 'shared_bytes == 0' 'wire_bytes > (pages - zero_pages) * 4096'
+}
+
 two_ways()
 {
 	source way a --rw randrw --qd 8 --time 600 --by state || return 1
@@ -142,6 +151,8 @@ test_of "migrate: a run at depth 32 on two queues moves once; every block verifi
 test_of "migrate: $moves moves in a row, there and back" many_moves driver "$moves" 'requeued > 0'
 test_of "migrate: $moves moves by the controller's own state: nothing is sent again, no reset" many_moves state "$moves" \
 	'requeued == 0' 'resets == 0'
+test_of "migrate: $moves moves with the pages in the stream" through_the_stream driver "$moves"
+test_of "migrate: $moves moves with the pages in the stream, by the controller's own state" through_the_stream state "$moves"
 test_of "migrate: both sides must move it the same way" two_ways
 test_of "migrate: over TCP, packed, within a bandwidth" by_tcp_packed
 test_of "migrate: over a pair of pipes" by_pipe

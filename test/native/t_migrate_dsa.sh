@@ -30,7 +30,15 @@ many_moves()
 	local name=$1 way=$2 times=$3 from=$4 to=$5
 	shift 5
 	source "$name" "user:$dir/$from.sock" --by $way || return 1
-	hops "$name" $way "$times" "$from" "$to" && judge "$dir/$last.out" "${sound[@]}" "moves == $times" "$@"
+	hops "$name" $way "$times" "$from" "$to" "${through[@]}" && judge "$dir/$last.out" "${sound[@]}" "moves == $times" "$@"
+}
+
+through=()
+# As between two machines, the pages in the stream.
+stream_moves()
+{
+	local through=(--no-share)
+	many_moves "$@" && judge "$dir/send.json" 'shared_bytes == 0'
 }
 
 # A model in a thread of the process itself, and no server at all.
@@ -147,6 +155,8 @@ test_of "migrate dsa: plain pointers, $moves moves in a row, there and back; eve
 	many_moves native driver "$moves" a b 'requeued > 0' 'mode == "native"'
 test_of "migrate dsa: $few moves by the device's own state: nothing is sent again, no reset" \
 	many_moves state state "$few" a b 'requeued == 0' 'resets == 0' 'mode == "native"'
+test_of "migrate dsa: plain pointers, $moves moves with the pages in the stream" stream_moves nstream driver "$moves" a b 'mode == "native"'
+test_of "migrate dsa: $few moves with the pages in the stream, by the device's own state" stream_moves sstream state "$few" a b 'mode == "native"'
 test_of "migrate dsa: registered memory, by the driver" many_moves id driver "$moves" c d 'requeued > 0' 'mode == "identity"'
 test_of "migrate dsa: registered memory, by the device's own state" many_moves idstate state "$few" c d 'requeued == 0' 'mode == "identity"'
 test_of "migrate dsa: between models in the processes themselves" within

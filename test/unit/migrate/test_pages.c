@@ -139,6 +139,7 @@ static void sums(bool packed)
 	/* What the source makes of it. */
 	memset(e.area->dirty, 0, AREA_PAGES / 8);
 	CU_ASSERT_EQUAL(svio__mg_again(e.x, &in), 0);
+	CU_ASSERT_EQUAL(e.report.torn_pages, 4);
 	CU_ASSERT_EQUAL(memcmp(e.area->dirty, bad, AREA_PAGES / 8), 0);
 	/* Sent again, or zero meanwhile. */
 	zero = run(90, 20);
