@@ -5,7 +5,7 @@
 #
 # `svio nvme perf --verify --migratable` at depth 32 moves between two of QEMU's NVMe controllers, of one subsystem with a shared
 # namespace, each behind kernel VFIO: there and back, SVIO_MOVES (6) times. Refused: a device without migration state that is
-# to move by it, another namespace, one without identity. Killed by SIGKILL during stop-and-copy and hand-over: either side,
+# to move by it, another namespace, one without identity, a target that may lock too little. Killed by SIGKILL during stop-and-copy and hand-over: either side,
 # where a relay between the two finds the frame named. Unplugged: the source's device in the pre-copy, and one that waits. Two boots.
 #
 # QEMU's log of every access to the controllers' registers is the witness for rule 1 of svio_nvme_migrate.h: the controller that
@@ -151,8 +151,19 @@ from bare $d $load
 bare=$pid
 send nobody bare stranger.mig
 finish bare $bare
-from hop0 $a $load
+from hop0 $a $load --ballast 24M:1
 old=$pid
+# A user who may lock 48 MiB: enough for the driver, but not for the 24 MiB and more that come.
+chown 1000 /dev/vfio/$(basename $(readlink /sys/bus/pci/devices/$b/iommu_group))
+chmod 666 /dev/vfio/vfio
+(ulimit -l 49152; exec su user -s /bin/sh -c "exec svio migrate listen --device $b --addr unix:/tmp/poor.mig --control /tmp/poor.ctl") \
+	>/tmp/poor.json 2>/tmp/poor.err &
+poor=$!
+ready poor /tmp/poor.mig $poor
+send too_little hop0 poor.mig
+kill $poor
+wait $poor
+sed 's/^/poor: /' /tmp/poor.err >&2
 to hop1 $b
 new=$pid
 svio migrate check /tmp/hop0.ctl unix:/tmp/stranger.mig unix:/tmp/hop1.mig --json >/tmp/which.json 2>/tmp/err
@@ -201,6 +212,7 @@ PY
 }
 check "$kernel: of two controllers the one of the same subsystem fits, and the other differs by NGUID, UUID and EUI64" which_fits
 judge elsewhere 1 'not r["ok"]' '"nvme.namespace.identity" in error' 'phase == "failed"' 'downtime_us == 0'
+judge too_little 1 'not r["ok"]' '"RLIMIT_MEMLOCK" in error' 'phase == "failed"' 'downtime_us == 0'
 judge nobody 1 'not r["ok"]' '"neither NGUID, UUID nor EUI64" in error' 'downtime_us == 0'
 judge bare 0 "${clean[@]}" "${proved[@]}" 'moves == 0'
 for ((i = 1; i <= moves; i++)); do
