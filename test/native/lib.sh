@@ -18,7 +18,8 @@ guard="" pid="" # of the server: timeout(1), and svio itself
 finish()
 {
 	local p
-	for p in "${started[@]}"; do kill -KILL "$p" 2>/dev/null; done
+	# timeout(1) cannot pass SIGKILL on: its child is named, too.
+	for p in "${started[@]}"; do kill -KILL $(cat "/proc/$p/task/$p/children" 2>/dev/null) "$p" 2>/dev/null; done
 	wait 2>/dev/null
 	rm -rf "$dir"
 }
